@@ -1,0 +1,66 @@
+"""Hierarchical sparse autoencoders: train, publish, pull, attach, steer, splice, decompose.
+
+The public names are those in `__all__`; each is loaded when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "attach": "attach",
+    "build": "architectures",
+    "evaluate": "evaluation",
+    "list_architectures": "architectures",
+    "list_recipes": "recipes",
+    "load": "hub",
+    "load_language_model": "models",
+    "load_recipe": "recipes",
+    "register": "architectures",
+    "render_card": "card",
+    "save": "artifact",
+    "train": "training",
+    "HSAEError": "errors",
+    "Hub": "hub",
+}
+__all__ = [
+    "HSAEError",
+    "Hub",
+    "attach",
+    "build",
+    "evaluate",
+    "list_architectures",
+    "list_recipes",
+    "load",
+    "load_language_model",
+    "load_recipe",
+    "register",
+    "render_card",
+    "save",
+    "train",
+]
+
+if TYPE_CHECKING:
+    from hsae_hub.architectures import build, list_architectures, register
+    from hsae_hub.artifact import save
+    from hsae_hub.attach import attach
+    from hsae_hub.card import render_card
+    from hsae_hub.errors import HSAEError
+    from hsae_hub.evaluation import evaluate
+    from hsae_hub.hub import Hub, load
+    from hsae_hub.models import load_language_model
+    from hsae_hub.recipes import list_recipes, load_recipe
+    from hsae_hub.training import train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'hsae_hub' has no attribute {name!r}")
+    value = getattr(import_module(f"hsae_hub.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,136 @@
+"""What can go wrong for a user, as one tree; every leaf has its exit code.
+
+HSAEError                1   unexpected
+├── UsageError           2   a call, flag or recipe that cannot be meant (every problem at once)
+├── NotFoundError        3   no such repo, revision, file or feature
+├── DeniedError          4   gated, private, no token
+├── MisfitError          5   the SAE and the model do not belong together
+├── CorruptError         6   wrong bytes, truncated, not a number, unknown format version
+├── ResourceError        7   no such device, out of memory or disk
+├── NetworkError         8   unreachable, or offline and not in the cache
+├── CheckFailedError     9   a verification that ran and failed
+├── ConflictError       10   somebody else changed it first
+├── DivergedError       11   training met a number that is not finite
+└── InterruptedRun     130   Ctrl-C (SIGTERM: 143); what was saved is in the message
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class HSAEError(Exception):
+    """Base of everything this package raises on purpose.
+
+    `str(error)` is one line: what was given and what was expected. `why` is the cause in a few words, `fix` the
+    next command or commands, one a line. Both may be empty.
+    """
+
+    code: ClassVar[int] = 1
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, why: str = "", fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.why = why
+        self.fix = fix
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as the object that `--json` prints."""
+        return {
+            "kind": self.kind,
+            "code": self.code,
+            "message": self.message,
+            "why": self.why,
+            "fix": self.fix,
+        }
+
+
+class UsageError(HSAEError):
+    """Raised when a call, a flag or a recipe cannot be meant; `problems` lists every one that was found."""
+
+    code = 2
+    kind = "usage"
+
+    def __init__(
+        self, message: str, *, why: str = "", fix: str = "", problems: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, why=why, fix=fix)
+        self.problems = problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """As for every error, with the list of problems."""
+        return {**super().as_dict(), "problems": list(self.problems)}
+
+
+class NotFoundError(HSAEError):
+    """Raised when a repo, revision, file, model, recipe or feature does not exist or cannot be seen."""
+
+    code = 3
+    kind = "not_found"
+
+
+class DeniedError(HSAEError):
+    """Raised when something is gated, private, or needs a token that was not given."""
+
+    code = 4
+    kind = "denied"
+
+
+class MisfitError(HSAEError):
+    """Raised when an SAE does not fit the language model: width, layer, family or tokenizer."""
+
+    code = 5
+    kind = "misfit"
+
+
+class CorruptError(HSAEError):
+    """Raised when bytes are not what they should be: hash, size, shape, a value that is not finite, a newer format."""
+
+    code = 6
+    kind = "corrupt"
+
+
+class ResourceError(HSAEError):
+    """Raised when a device is missing or memory or disk would not suffice, before they are taken."""
+
+    code = 7
+    kind = "resource"
+
+
+class NetworkError(HSAEError):
+    """Raised when the hub cannot be reached, or when offline and the cache lacks something."""
+
+    code = 8
+    kind = "network"
+
+
+class CheckFailedError(HSAEError):
+    """Raised when a check ran to its end and what it measured is outside its limit."""
+
+    code = 9
+    kind = "check_failed"
+
+
+class ConflictError(HSAEError):
+    """Raised when a repo moved, or a tag exists, between reading it and writing to it."""
+
+    code = 10
+    kind = "conflict"
+
+
+class DivergedError(HSAEError):
+    """Raised when a loss, gradient or activation stops being finite during training."""
+
+    code = 11
+    kind = "diverged"
+
+
+class InterruptedRun(HSAEError):
+    """Raised after a run was stopped by a signal and has saved its state."""
+
+    kind = "interrupted"
+
+    def __init__(self, message: str, *, signal: int, why: str = "", fix: str = "") -> None:
+        super().__init__(message, why=why, fix=fix)
+        self.code = 128 + signal  # type: ignore[misc]  # the shell's convention: 130 SIGINT, 143 SIGTERM
