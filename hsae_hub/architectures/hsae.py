@@ -1,0 +1,264 @@
+"""Hierarchical SAE (seed 004: Muchane, Richardson, Park, Veitch 2025, sections 3.1-3.2 and appendix A).
+
+The authors' code says expert for a parent with its subspace and atom for a child.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, Acts, SAEConfig, TrainStep, TreeShape
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import (
+    cross_orthogonality,
+    normalize_rows_,
+    pair_dot,
+    project_out_rows_,
+    weighted_rows,
+)
+
+LEAK = 0.01
+"""Slope of a child's activation below the threshold (the authors' code)."""
+
+
+class HSAEConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `hsae`; the defaults are the paper's."""
+
+    architecture: Literal["hsae"] = "hsae"
+    normalize: Literal["none", "unit_norm"] = "unit_norm"
+    n_parents: PositiveInt
+    n_children: PositiveInt
+    """Children of each parent."""
+    d_subspace: PositiveInt
+    """Width of the subspace in which a parent's children live."""
+    k: PositiveInt
+    """Parents kept a token, each with its one best child; at most `n_parents`."""
+    bias: bool = False
+    """Whether there is `b_dec`; the paper found that it makes training less stable."""
+    beta: NonNegativeFloat = 0.1
+    """Weight of the reconstruction from the parents alone (eq. 3.3)."""
+    lambda_ortho: NonNegativeFloat = 0.1
+    """Weight of the bi-orthogonality of parents (eq. 3.4)."""
+    lambda_l1: NonNegativeFloat = 0.001
+    penalty_warmup_steps: NonNegativeInt = 1000
+    """Steps over which both penalties grow linearly from 0."""
+    variant: Literal["paper", "released"] = "paper"
+    """`released` follows the authors' code where it differs: ‖ED − diag‖ takes the diagonal from whole columns, and l1
+    counts the children of all k slots, also of those without an active parent."""
+    ortho: Literal["exact", "probes"] = "exact"
+    """`probes` estimates ‖ED‖_F² from random vectors: cheaper at small batches."""
+    l1_over: Literal["all", "active"] = "all"
+    """l1 on every parent above the threshold and every child of the kept parents, or on the acts that are decoded."""
+    penalty_every: PositiveInt = 1
+    """Penalties every so many steps, weighted by as much."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> HSAEConfig:
+        if self.k > self.n_parents:
+            raise ValueError(f"k (={self.k}) must be at most n_parents (={self.n_parents})")
+        return self
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.n_parents, self.n_children)
+
+
+class _Codes(NamedTuple):
+    """Everything a forward pass computes of normalised tokens."""
+
+    above: Float[Tensor, "batch n"]
+    """Parents' pre-activations where they reach the threshold, else 0."""
+    parents: Float[Tensor, "batch k"]
+    parent_indices: Int64[Tensor, "batch k"]
+    all_children: Float[Tensor, "batch k m"]
+    children: Float[Tensor, "batch k"]
+    """The kept child of each parent; 0 without an active parent."""
+    child_rows: Int64[Tensor, "batch k"]
+    """`parent · m + child`."""
+
+
+@register
+class HSAE(SAE[HSAEConfig]):
+    """A TopK layer of parents and, under each, `m` children in a subspace of which the best one is kept (algorithm 1).
+
+    `W_up [n, d_in, s]` and `child_W_dec [n, s, m]` lie in memory with their last two axes swapped, so that
+    the sparse products find their columns as rows.
+    """
+
+    config_class = HSAEConfig
+
+    def __init__(self, config: HSAEConfig) -> None:
+        super().__init__(config)
+        d, n, m, s = config.d_in, config.n_parents, config.n_children, config.d_subspace
+        self.theta = 1 / math.sqrt(d)
+        self.W_enc = nn.Parameter(torch.empty(d, n))
+        self.W_dec = nn.Parameter(torch.empty(n, d))
+        self.W_down = nn.Parameter(torch.empty(n, s, d))
+        self.W_up = nn.Parameter(torch.empty(n, s, d).mT)
+        self.child_W_enc = nn.Parameter(torch.empty(n, m, s))
+        self.child_W_dec = nn.Parameter(torch.empty(n, m, s).mT)
+        if config.bias:
+            self.b_dec = nn.Parameter(torch.empty(d))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """He-uniform encoder; everything else unit rows; each decoder its encoder's transpose (the authors' code)."""
+        bound = math.sqrt(6 / self.d_in)
+        self.W_enc.uniform_(-bound, bound, generator=generator)
+        self.W_dec.copy_(self.W_enc.T)
+        for unit in (self.W_down, self.child_W_enc):
+            unit.normal_(generator=generator)
+            normalize_rows_(unit)
+        self.W_up.copy_(self.W_down.mT)
+        self.child_W_dec.copy_(self.child_W_enc.mT)
+        normalize_rows_(self.W_dec)
+        if self.b_dec is not None:
+            self.b_dec.zero_()
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        codes = self._codes(x if self.b_dec is None else x - self.b_dec)
+        return (
+            torch.cat([codes.parents, codes.children], -1),
+            torch.cat([codes.parent_indices, codes.child_rows + self.shape.n_parents], -1),
+        )
+
+    def decode_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        parents, children = values.tensor_split(2, -1)
+        parent_indices, child_indices = indices.tensor_split(2, -1)
+        high = weighted_rows(parents, parent_indices, self.W_dec)
+        return high + self._decode_children(children, child_indices - self.shape.n_parents)
+
+    def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        n, m = self.shape
+        is_child = indices >= n
+        child_rows = (indices - n).clamp_min(0)
+        atoms = self.child_W_dec.mT.reshape(n * m, -1)[child_rows]
+        children = (self.W_up[child_rows // m] @ atoms[..., None])[..., 0]
+        parents = self.W_dec[torch.where(is_child, 0, indices)]
+        return torch.where(is_child[..., None], children, parents)
+
+    def runner_ups(
+        self, x: Float[Tensor, "*batch d_in"], acts: Acts
+    ) -> Float[Tensor, "*batch k m"]:
+        flat = x.reshape(-1, self.d_in).to(self.dtype)
+        scale = self.token_scale(flat)
+        normal = flat / scale[:, None]
+        parents, _ = acts.indices.tensor_split(2, -1)
+        rows = parents.reshape(len(flat), -1)
+        children = self._all_children(normal if self.b_dec is None else normal - self.b_dec, rows)
+        return (children * scale[:, None, None]).reshape(*parents.shape, -1)
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x = x.to(self.dtype)
+        x = x / self.token_scale(x)[:, None]
+        if self.b_dec is not None:
+            x = x - self.b_dec
+        codes = self._codes(x)
+        high = weighted_rows(codes.parents, codes.parent_indices, self.W_dec)
+        low = self._decode_children(codes.children, codes.child_rows)
+        reconstruction = (x - high - low).square().sum(-1).mean()
+        parents_only = (x - high).square().sum(-1).mean()
+        parts = {"reconstruction": reconstruction, "parents_only": parents_only}
+        loss = reconstruction + self.config.beta * parents_only
+        if step.step % self.config.penalty_every == 0:
+            ramp = min(1.0, step.step / max(self.config.penalty_warmup_steps, 1))
+            weight = self.config.penalty_every * (ramp if self.config.penalty_warmup_steps else 1.0)
+            parts["l1"] = self._l1(codes)
+            loss = loss + weight * self.config.lambda_l1 * parts["l1"]
+            if self.config.lambda_ortho > 0:
+                parts["ortho"] = self._ortho(step)
+                loss = loss + weight * self.config.lambda_ortho * parts["ortho"]
+        return {"loss": loss, **parts}
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+        if self.child_W_dec.grad is not None:
+            project_out_rows_(self.child_W_dec.grad.mT, self.child_W_dec.mT)
+
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.W_dec)
+        normalize_rows_(self.child_W_dec.mT)
+
+    def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:
+        pre = x @ self.W_enc
+        above = torch.where(pre >= self.theta, pre, 0)
+        parents, parent_indices = above.topk(self.config.k, sorted=False)
+        if self.config.variant == "released":
+            parent_indices = _lowest_first(above.detach(), parents, parent_indices)
+            parents = above.gather(-1, parent_indices)
+        all_children = self._all_children(x, parent_indices)
+        children, best = all_children.max(-1)
+        return _Codes(
+            above,
+            parents,
+            parent_indices,
+            all_children,
+            torch.where(parents > 0, children, 0),
+            parent_indices * self.shape.n_children + best,
+        )
+
+    def _all_children(
+        self, x: Float[Tensor, "batch d_in"], parents: Int64[Tensor, "batch k"]
+    ) -> Float[Tensor, "batch k m"]:
+        batch, k = parents.shape
+        m, s = self.config.n_children, self.config.d_subspace
+        inner = pair_dot(x, self.W_down.view(-1, self.d_in), _spread(parents, s))
+        pre = pair_dot(
+            inner.view(batch * k, s),
+            self.child_W_enc.view(-1, s),
+            _spread(parents, m).view(batch * k, m),
+        )
+        return torch.where(pre >= self.theta, pre, LEAK * pre).view(batch, k, m)
+
+    def _decode_children(
+        self, values: Float[Tensor, "batch k"], child_rows: Int64[Tensor, "batch k"]
+    ) -> Float[Tensor, "batch d_in"]:
+        s = self.config.d_subspace
+        atoms = nn.functional.embedding(child_rows, self.child_W_dec.mT.reshape(-1, s))
+        inner = (values[..., None] * atoms).flatten(1)
+        rows = _spread(child_rows // self.config.n_children, s)
+        return weighted_rows(inner, rows, self.W_up.mT.reshape(-1, self.d_in))
+
+    def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
+        if self.config.l1_over == "active":
+            return (codes.parents.sum(-1) + codes.children.abs().sum(-1)).mean()
+        children = codes.all_children.abs().sum(-1)
+        if self.config.variant == "paper":
+            children = torch.where(codes.parents > 0, children, 0)
+        return (codes.above.sum(-1) + children.sum(-1)).mean()
+
+    def _ortho(self, step: TrainStep) -> Float[Tensor, ""]:
+        probes = None
+        if self.config.ortho == "probes":  # seeded by the step: a resumed run draws the same ones
+            probes = torch.Generator(self.W_enc.device).manual_seed(step.step)
+        return cross_orthogonality(
+            self.W_enc, self.W_dec, variant=self.config.variant, probes=probes
+        )
+
+
+def _lowest_first(
+    above: Float[Tensor, "batch n"],
+    parents: Float[Tensor, "batch k"],
+    indices: Int64[Tensor, "batch k"],
+) -> Int64[Tensor, "batch k"]:
+    """Slots left without an active parent go to the lowest indices, as the authors' repeated argmax gives them."""
+    short = (parents == 0).any(-1)
+    ordered = above[short].argsort(dim=-1, descending=True, stable=True)
+    return indices.masked_scatter(short[:, None], ordered[:, : indices.shape[1]])
+
+
+def _spread(index: Int64[Tensor, "batch k"], width: int) -> Int64[Tensor, "batch kw"]:
+    """Rows `index · width … index · width + width - 1` of a table of blocks."""
+    return (index[..., None] * width + torch.arange(width, device=index.device)).flatten(1)

@@ -1,0 +1,143 @@
+"""TopK SAE (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations, with AuxK for dead latents."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep, TreeShape
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+
+
+class TopKConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `topk`."""
+
+    architecture: Literal["topk"] = "topk"
+    d_sae: PositiveInt
+    """Number of latents."""
+    k: PositiveInt
+    """Latents kept a token, at most `d_sae`."""
+    bias: bool = True
+    """Whether there are `b_enc` and `b_dec`; the baselines of seed 004 have none."""
+    aux_weight: NonNegativeFloat = 1 / 32
+    """Weight of AuxK: dead latents reconstruct the error, `d_in / 2` of them at a time (Gao et al., A.2)."""
+    dead_after_tokens: PositiveInt = 10_000_000
+    """Tokens without an act after which a latent counts as dead; at most a tenth of the run."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> TopKConfig:
+        if self.k > self.d_sae:
+            raise ValueError(f"k (={self.k}) must be at most d_sae (={self.d_sae})")
+        return self
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+@register
+class TopKSAE(SAE[TopKConfig]):
+    """`acts = relu(top_k((x - b_dec) W_enc + b_enc))`, `x̂ = acts W_dec + b_dec` (Gao et al. 2024, eq. 3)."""
+
+    config_class = TopKConfig
+    b_enc: Float[Tensor, " d_sae"] | None
+    tokens_since_fired: Int64[Tensor, " d_sae"]
+
+    def __init__(self, config: TopKConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.register_parameter("b_enc", None)
+        if config.bias:
+            self.b_enc = nn.Parameter(torch.empty(d_sae))
+            self.b_dec = nn.Parameter(torch.empty(d_in))
+        self.register_buffer("tokens_since_fired", torch.zeros(d_sae, dtype=torch.int64))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose (Gao et al. 2024, A.1)."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        for bias in (self.b_enc, self.b_dec):
+            if bias is not None:
+                bias.zero_()
+
+    def reset_counters(self) -> None:
+        self.tokens_since_fired.zero_()
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+        values, indices = self._pre_acts(x).topk(self.config.k, sorted=False)
+        return values.relu(), indices
+
+    def decode_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x = x.to(self.dtype)
+        x = x / self.token_scale(x)[:, None]
+        pre = self._pre_acts(x)
+        values, indices = pre.topk(self.config.k, sorted=False)
+        values = values.relu()
+        error = x - self._add_bias(weighted_rows(values, indices, self.W_dec))
+        reconstruction = error.square().sum(-1).mean()
+        dead = self._dead(values, indices, step)
+        aux = self._aux_loss(pre, error.detach(), dead)
+        return {
+            "loss": reconstruction + self.config.aux_weight * aux,
+            "reconstruction": reconstruction,
+            "aux": aux,
+        }
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.W_dec)
+
+    def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        if self.b_enc is None or self.b_dec is None:
+            return x @ self.W_enc
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+
+    def _add_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        return x if self.b_dec is None else x + self.b_dec
+
+    @torch.no_grad()
+    def _dead(
+        self, values: Float[Tensor, "batch k"], indices: Int64[Tensor, "batch k"], step: TrainStep
+    ) -> Int64[Tensor, " dead"]:
+        batch = len(values)
+        self.tokens_since_fired += batch
+        self.tokens_since_fired[indices[values > 0]] = 0
+        limit = min(self.config.dead_after_tokens, math.ceil(step.n_steps * batch / 10))
+        return (self.tokens_since_fired >= limit).nonzero()[:, 0]
+
+    def _aux_loss(
+        self,
+        pre: Float[Tensor, "batch d_sae"],
+        error: Float[Tensor, "batch d_in"],
+        dead: Int64[Tensor, " dead"],
+    ) -> Float[Tensor, ""]:
+        k_aux = min(self.d_in // 2, len(dead))  # Gao et al. 2024, A.2
+        if k_aux == 0 or self.config.aux_weight == 0:
+            return error.new_zeros(())
+        values, places = pre[:, dead].topk(k_aux, sorted=False)
+        revived = weighted_rows(values.relu(), dead[places], self.W_dec)
+        return (error - revived).square().sum(-1).mean()

@@ -1,0 +1,170 @@
+"""One contract for every registered architecture."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from hsae_hub.architectures import (
+    SAE,
+    SAEConfig,
+    TrainStep,
+    TreeShape,
+    architecture,
+    build,
+    list_architectures,
+    parse_config,
+    register,
+)
+from hsae_hub.errors import NotFoundError, UsageError
+
+TINY: dict[str, dict[str, Any]] = {
+    "hsae": {"n_parents": 12, "n_children": 3, "d_subspace": 2, "k": 3},
+    "topk": {"d_sae": 20, "k": 3, "normalize": "unit_norm"},
+}
+"""Smallest sensible settings; an architecture without an entry fails the first test."""
+
+every = pytest.mark.parametrize("name", list_architectures())
+
+
+def tiny(name: str, **settings: Any) -> SAE[Any]:
+    sae = build({"architecture": name, "d_in": 8, **TINY[name], **settings}, seed=1)
+    with torch.no_grad():  # off the initial, tied weights
+        for i, parameter in enumerate(sae.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+            parameter.add_(0.1 * noise)
+    return sae
+
+
+def batch(seed: int = 0, rows: int = 32) -> torch.Tensor:
+    return 4 * torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@every
+def test_it_says_where_it_comes_from_and_has_tiny_settings(name: str) -> None:
+    assert name in TINY
+    module = __import__(architecture(name).__module__, fromlist=["_"])
+    assert any(word in str(module.__doc__) for word in ("seed 00", "et al."))
+
+
+@every
+def test_config_goes_to_json_and_back(name: str) -> None:
+    config = tiny(name).config
+    assert parse_config(json.loads(config.model_dump_json())) == config
+    assert architecture(name).config_class.model_json_schema()["properties"]["architecture"]
+
+
+@every
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
+    config = {"architecture": name, "d_in": 8, **TINY[name]}
+    first, again, other = (build(config, seed=s).weights() for s in (5, 5, 6))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+    assert all(torch.isfinite(value).all() for value in first.values())
+
+
+@every
+def test_decode_is_linear_and_keeps_no_state(name: str) -> None:
+    sae, x = tiny(name), batch()
+    acts = sae.encode(x)
+    bias = sae.decode(acts.replace(torch.zeros_like(acts.values)))
+    once = sae.decode(acts)
+    sae.encode(batch(1))
+    twice = sae.decode(acts.replace(2 * acts.values))
+    torch.testing.assert_close(twice - bias, 2 * (once - bias))
+
+
+@every
+def test_encode_then_decode_is_the_forward_in_any_batch_shape(name: str) -> None:
+    sae, x = tiny(name), batch().view(4, 8, 8)
+    out = sae(x)
+    assert torch.equal(out.sae_out, sae.decode(sae.encode(x)))
+    torch.testing.assert_close(out.sae_out.view(-1, 8), sae(x.view(-1, 8)).sae_out)
+    assert out.acts.values.shape == out.acts.indices.shape and out.acts.scale.shape == (4, 8)
+
+
+@every
+def test_raw_in_raw_out(name: str) -> None:
+    sae, x = tiny(name, normalize="unit_norm"), batch()
+    torch.testing.assert_close(sae(10 * x).sae_out, 10 * sae(x).sae_out, rtol=1e-4, atol=1e-4)
+
+
+@every
+def test_the_dense_flat_view_gives_the_forward(name: str) -> None:
+    sae, x = tiny(name), batch()
+    acts = sae.encode(x)
+    rows = sae.decoder_rows(torch.arange(sae.d_sae))
+    assert rows.shape == (sae.d_sae, 8)
+    bias = sae.decode(acts.replace(torch.zeros_like(acts.values)))
+    torch.testing.assert_close(acts.dense() @ rows + bias, sae(x).sae_out)
+
+
+@every
+def test_gradients_reach_every_weight_and_are_finite(name: str) -> None:
+    sae, x = tiny(name), batch(rows=256)
+    loss = sae.losses(x, TrainStep(5, 10))["loss"]
+    loss.backward()
+    for key, parameter in sae.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), key
+
+
+@every
+def test_training_lowers_the_loss(name: str) -> None:
+    sae, x = tiny(name), batch(rows=256)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=5e-3)
+    losses = []
+    for i in range(60):
+        optimizer.zero_grad()
+        loss = sae.losses(x, TrainStep(i, 60))["reconstruction"]
+        losses.append(loss.item())
+        loss.backward()
+        sae.before_update()
+        optimizer.step()
+        sae.after_update(TrainStep(i, 60), optimizer)
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_it_works_in_other_types_and_answers_in_the_caller_s(name: str, dtype: torch.dtype) -> None:
+    sae = tiny(name).to(dtype)
+    assert sae.dtype == dtype and sae(batch()).sae_out.dtype == torch.float32
+    assert sae(batch().to(dtype)).sae_out.dtype == dtype
+
+
+def test_latents_are_named_by_parent_and_child() -> None:
+    shape = TreeShape(4, 3)
+    assert shape.d_sae == 16
+    assert [shape.name(i) for i in (0, 3, 4, 6, 15)] == ["0", "3", "0/0", "0/2", "3/2"]
+    assert all(shape.index_of(shape.name(i)) == i for i in range(16))
+    assert shape.index_of(6) == 6 and shape.parent_of(6) == 0 and shape.parent_of(3) is None
+
+
+@pytest.mark.parametrize("name", ["16", "4/0", "0/3", "-1", "a", "", "1/", "1/2/3", "²"])
+def test_a_latent_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(NotFoundError, match="no latent"):
+        TreeShape(4, 3).index_of(name)
+
+
+def test_unknown_names_and_keys_are_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"unknown architecture .hsea.; did you mean .hsae."):
+        build({"architecture": "hsea"})
+    with pytest.raises(UsageError, match="n_parents: required") as caught:
+        build({"architecture": "hsae", "d_in": 8, "n_parent": 4, "k": 0})
+    assert "n_parent: unknown key; did you mean 'n_parents'?" in caught.value.problems
+    assert len(caught.value.problems) == 5
+    with pytest.raises(UsageError, match=r"k \(=30\) must be at most d_sae \(=20\)"):
+        build({"architecture": "topk", "d_in": 8, "d_sae": 20, "k": 30})
+
+
+def test_a_name_can_be_registered_once() -> None:
+    with pytest.raises(ValueError, match="'topk' is taken by hsae_hub.architectures.topk"):
+        register(architecture("topk"))
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config: SAEConfig = tiny("topk").config
+    with pytest.raises(ValueError, match="frozen"):
+        config.d_in = 3  # type: ignore[misc]
