@@ -1,0 +1,23 @@
+"""An SAE on disk: `config.json`, `sae.safetensors` and, after training, `stats.safetensors`."""
+
+from hsae_hub.artifact.config import FORMAT_VERSION as FORMAT_VERSION
+from hsae_hub.artifact.config import ArtifactConfig as ArtifactConfig
+from hsae_hub.artifact.config import FileInfo as FileInfo
+from hsae_hub.artifact.config import HookpointConfig as HookpointConfig
+from hsae_hub.artifact.config import ModelConfig as ModelConfig
+from hsae_hub.artifact.config import TokensConfig as TokensConfig
+from hsae_hub.artifact.config import TrainingConfig as TrainingConfig
+from hsae_hub.artifact.config import config_schema as config_schema
+from hsae_hub.artifact.files import CONFIG as CONFIG
+from hsae_hub.artifact.files import STATS as STATS
+from hsae_hub.artifact.files import WEIGHTS as WEIGHTS
+from hsae_hub.artifact.files import LatentTable as LatentTable
+from hsae_hub.artifact.files import save as save
+from hsae_hub.artifact.files import sha256_file as sha256_file
+from hsae_hub.artifact.files import write_atomic as write_atomic
+from hsae_hub.artifact.reading import Artifact as Artifact
+from hsae_hub.artifact.reading import ArtifactInfo as ArtifactInfo
+from hsae_hub.artifact.reading import check_files as check_files
+from hsae_hub.artifact.reading import check_header as check_header
+from hsae_hub.artifact.reading import read_artifact as read_artifact
+from hsae_hub.artifact.reading import read_config as read_config

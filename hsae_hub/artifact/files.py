@@ -1,0 +1,122 @@
+"""Writes an SAE to a folder: each file beside its name first, then renamed, the config last."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hsae_hub import __version__
+from hsae_hub.architectures import SAE
+from hsae_hub.artifact.config import (
+    ArtifactConfig,
+    FileInfo,
+    HookpointConfig,
+    ModelConfig,
+    TokensConfig,
+    TrainingConfig,
+)
+from hsae_hub.errors import CorruptError
+
+CONFIG = "config.json"
+WEIGHTS = "sae.safetensors"
+STATS = "stats.safetensors"
+
+
+class LatentTable(NamedTuple):
+    """What is known of every latent from a sample of tokens."""
+
+    p999: Float[Tensor, " d_sae"]
+    """99.9th percentile of act / ‖x‖ over the tokens where the latent is positive; 0 where it never was."""
+    density: Float[Tensor, " d_sae"]
+    """Share of tokens on which the latent is not zero, 0 to 1."""
+    tokens: int
+    """Size of the sample."""
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
+    """Lets `write` make a file beside `path` (or writes the text), flushes it to disk, then renames it to `path`."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if isinstance(write, str):
+            beside.write_text(write, encoding="utf-8")
+        else:
+            write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save(
+    sae: SAE[Any],
+    folder: Path,
+    *,
+    model: ModelConfig | None = None,
+    hookpoint: HookpointConfig | None = None,
+    tokens: TokensConfig | None = None,
+    training: TrainingConfig | None = None,
+    baseline: str | None = None,
+    stats: LatentTable | None = None,
+) -> ArtifactConfig:
+    """Writes an SAE with what is known about it into a folder, which is made if it is not there.
+
+    Raises:
+        CorruptError: a weight is not finite; nothing is written.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: tensor.cpu().contiguous() for name, tensor in sae.weights().items()}
+    for name, tensor in weights.items():
+        check_finite(name, tensor)
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"format_version": "1", "written_by": f"hsae-hub {__version__}"}
+    write_atomic(folder / WEIGHTS, lambda path: save_file(weights, path, metadata))
+    names = [WEIGHTS]
+    if stats is None:
+        (folder / STATS).unlink(missing_ok=True)
+    else:
+        table = {"p999": stats.p999.float().cpu(), "density": stats.density.float().cpu()}
+        counted = metadata | {"tokens": str(stats.tokens)}
+        write_atomic(folder / STATS, lambda path: save_file(table, path, counted))
+        names.append(STATS)
+    config = ArtifactConfig(
+        sae=sae.config,
+        dtype=str(sae.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        model=model,
+        hookpoint=hookpoint,
+        tokens=tokens,
+        training=training,
+        baseline=baseline,
+        files={name: file_info(folder / name) for name in names},
+    )
+    write_atomic(folder / CONFIG, config.to_json())
+    return config
+
+
+def file_info(path: Path) -> FileInfo:
+    """Hash and size of a file."""
+    return FileInfo(sha256=sha256_file(path), size=path.stat().st_size)
+
+
+def check_finite(name: str, tensor: Float[Tensor, ...]) -> None:
+    """Raises CorruptError when a tensor holds a value that is not finite."""
+    if not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise CorruptError(
+            f"{name} has {bad} of {tensor.numel()} values that are not finite",
+            why="training diverged, or the file is damaged",
+        )

@@ -1,0 +1,179 @@
+"""Reads an SAE from a folder that nobody vouches for: sizes, hashes and shapes first, memory afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from hsae_hub.architectures import SAE, architecture
+from hsae_hub.artifact.config import ArtifactConfig, config_from_data
+from hsae_hub.artifact.files import CONFIG, STATS, WEIGHTS, LatentTable, check_finite, sha256_file
+from hsae_hub.artifact.migrations import migrate
+from hsae_hub.errors import CorruptError, NotFoundError
+
+CONFIG_LIMIT = 1 << 20
+"""Largest `config.json` that is read, in bytes."""
+HEADER_LIMIT = 1 << 24
+"""Largest safetensors header that is read, in bytes."""
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+class ArtifactInfo(NamedTuple):
+    """What a loaded SAE knows of itself beside its weights."""
+
+    config: ArtifactConfig
+    stats: LatentTable | None
+    ref: str
+    """Where it was loaded from, as the user wrote it."""
+
+
+class Artifact(NamedTuple):
+    """A folder, read."""
+
+    sae: SAE[Any]
+    config: ArtifactConfig
+    stats: LatentTable | None
+
+
+def read_config(folder: Path) -> ArtifactConfig:
+    """Reads and checks `config.json`.
+
+    Raises:
+        NotFoundError: the folder has none.
+        CorruptError: it is not JSON, or not of a format that this release reads.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise NotFoundError(f"no {CONFIG} in {folder}", why="it is not a saved SAE")
+    if path.stat().st_size > CONFIG_LIMIT:
+        raise CorruptError(f"{path} has {path.stat().st_size} bytes, expected at most 1 MiB")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptError(f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise CorruptError(f"{path} holds a {type(data).__name__}, expected an object")
+    return config_from_data(migrate(data, str(path)), str(path))
+
+
+def check_files(folder: Path, config: ArtifactConfig) -> None:
+    """Compares size and sha256 of every weight file with the config, then shapes and dtypes of their headers.
+
+    Raises:
+        NotFoundError: a file is missing.
+        CorruptError: a file is not what the config says, with both values.
+    """
+    if WEIGHTS not in config.files:
+        raise CorruptError(f"{folder / CONFIG}: files does not name {WEIGHTS}")
+    for name, expected in config.files.items():
+        path = folder / name
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CorruptError(f"{folder / CONFIG}: files names {name!r}, expected *.safetensors")
+        if not path.is_file():
+            raise NotFoundError(f"{path} is missing", fix=f"pull or copy {name} again")
+        size = path.stat().st_size
+        if size != expected.size:
+            raise CorruptError(
+                f"{path} has {size} bytes, expected {expected.size}", fix="pull it again"
+            )
+        digest = sha256_file(path)
+        if digest != expected.sha256:
+            raise CorruptError(
+                f"{path} has sha256 {digest[:12]}…, expected {expected.sha256[:12]}…",
+                why="its bytes changed after it was saved",
+                fix="pull it again",
+            )
+    with (folder / WEIGHTS).open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(HEADER_LIMIT, config.files[WEIGHTS].size - 8):
+            raise CorruptError(f"{folder / WEIGHTS}: a header of {length} bytes cannot be")
+        header = file.read(length)
+    check_header(header, config, str(folder / WEIGHTS))
+
+
+def check_header(header: bytes, config: ArtifactConfig, where: str) -> None:
+    """Compares a safetensors header (its JSON) with the tensors that the config's architecture has.
+
+    Raises:
+        CorruptError: tensors missing or too many, a shape or a dtype that the config does not give.
+    """
+    try:
+        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
+        found = {name: (tuple(t["shape"]), _DTYPES.get(t["dtype"])) for name, t in tensors.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise CorruptError(f"{where}: its header is not that of a safetensors file") from None
+    with torch.device("meta"):
+        expected = architecture(config.sae.architecture)(config.sae).weights()
+    if extra := sorted(found.keys() ^ expected.keys()):
+        missing = [name for name in extra if name in expected]
+        raise CorruptError(
+            f"{where}: {'lacks' if missing else 'has unknown'} tensor {(missing or extra)[0]!r}; "
+            f"expected {', '.join(expected)}"
+        )
+    for name, tensor in expected.items():
+        shape, dtype = found[name]
+        if shape != tuple(tensor.shape):
+            raise CorruptError(
+                f"{where}: {name} has shape {list(shape)}, but the config gives {list(tensor.shape)}"
+            )
+        if dtype != config.dtype:
+            raise CorruptError(f"{where}: {name} is {dtype}, but the config says {config.dtype}")
+
+
+def read_artifact(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    verify: bool = True,
+    ref: str | None = None,
+) -> Artifact:
+    """Loads an SAE; `dtype` None keeps the type on disk, `verify` False trusts hashes that were just checked.
+
+    Raises:
+        NotFoundError: a file is missing.
+        CorruptError: wrong size, hash, shape, dtype or format version, or a value that is not finite.
+    """
+    from safetensors import safe_open
+
+    config = read_config(folder)
+    if verify:
+        check_files(folder, config)
+    target = getattr(torch, config.dtype)
+    with torch.device("meta"):
+        sae = architecture(config.sae.architecture)(config.sae)
+    sae = sae.to(dtype=target).to_empty(device="cpu")
+    sae.reset_counters()
+    weights = sae.weights()
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        for name, tensor in weights.items():
+            loaded = file.get_tensor(name)
+            check_finite(f"{folder / WEIGHTS}: {name}", loaded)
+            tensor.copy_(loaded)
+    stats = _read_stats(folder, config) if STATS in config.files else None
+    sae = sae.to(device=device, dtype=dtype or target).requires_grad_(False).eval()
+    sae.info = ArtifactInfo(config, stats, ref or str(folder))
+    return Artifact(sae, config, stats)
+
+
+def _read_stats(folder: Path, config: ArtifactConfig) -> LatentTable:
+    from safetensors import safe_open
+
+    with safe_open(folder / STATS, framework="pt") as file:
+        if set(file.keys()) != {"p999", "density"}:
+            raise CorruptError(f"{folder / STATS}: expected the tensors p999 and density")
+        tensors = {name: file.get_tensor(name) for name in ("p999", "density")}
+        tokens = str((file.metadata() or {}).get("tokens", ""))
+    d_sae = config.sae.shape().d_sae
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != (d_sae,):
+            raise CorruptError(
+                f"{folder / STATS}: {name} has shape {list(tensor.shape)}, expected [{d_sae}]"
+            )
+        check_finite(f"{folder / STATS}: {name}", tensor)
+    if not tokens.isdecimal():
+        raise CorruptError(f"{folder / STATS}: its metadata does not say how many tokens it saw")
+    return LatentTable(tensors["p999"], tensors["density"], int(tokens))
