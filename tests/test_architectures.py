@@ -85,6 +85,12 @@ def test_encode_then_decode_is_the_forward_in_any_batch_shape(name: str) -> None
 
 
 @every
+def test_no_tokens_give_no_acts(name: str) -> None:
+    out = tiny(name)(torch.zeros(0, 8))
+    assert out.sae_out.shape == (0, 8) and len(out.acts.values) == 0
+
+
+@every
 def test_raw_in_raw_out(name: str) -> None:
     sae, x = tiny(name, normalize="unit_norm"), batch()
     torch.testing.assert_close(sae(10 * x).sae_out, 10 * sae(x).sae_out, rtol=1e-4, atol=1e-4)

@@ -205,10 +205,10 @@ class SAE(nn.Module, ABC, Generic[C]):
         flat = x.reshape(-1, self.d_in).to(self.dtype)
         scale = self.token_scale(flat)
         values, indices = self.encode_normalized(flat / scale[:, None])
-        batch = x.shape[:-1]
+        batch, slots = x.shape[:-1], values.shape[-1]
         return Acts(
-            (values * scale[:, None]).reshape(*batch, -1),
-            indices.reshape(*batch, -1),
+            (values * scale[:, None]).reshape(*batch, slots),
+            indices.reshape(*batch, slots),
             self.d_sae,
             scale.reshape(batch),
         )

@@ -1,0 +1,88 @@
+"""Texts as batches of tokens, padded on the left so that the last token of every row can be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from hsae_hub.errors import UsageError
+from hsae_hub.models import LanguageModel
+
+LOGITS_LIMIT = 1 << 27
+"""Most logits that a batch may have: 512 MB in float32."""
+
+
+class TokenBatch(NamedTuple):
+    """Token ids on the model's device."""
+
+    ids: Int64[Tensor, "b s"]
+    mask: Int64[Tensor, "b s"]
+    """1 on tokens, 0 on padding."""
+
+
+def encode_texts(lm: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, with the special tokens that the tokenizer adds, such as BOS.
+
+    Raises:
+        UsageError: there is no text, one has no token, or one is longer than the model can read.
+    """
+    if not texts:
+        raise UsageError("no text was given")
+    rows = [[int(i) for i in lm.tokenizer(text, verbose=False)["input_ids"]] for text in texts]
+    for number, row in enumerate(rows):
+        if not row:
+            raise UsageError(f"text {number} has no token, and the tokenizer adds none")
+        check_length(lm, len(row), f"text {number}")
+    return rows
+
+
+def check_length(lm: LanguageModel, length: int, what: str) -> None:
+    """Raises UsageError when a model cannot read so many tokens."""
+    longest = getattr(lm.hf.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and length > longest:
+        raise UsageError(f"{what} has {length} tokens; {lm.id} reads at most {longest}")
+
+
+def pad_left(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> TokenBatch:
+    """Rows of ids as one batch."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id(lm))
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = 1
+    return TokenBatch(ids.to(lm.device), mask.to(lm.device))
+
+
+def pad_id(lm: LanguageModel) -> int:
+    """The id that padding has; a tokenizer without one of its own pads with another special token."""
+    tokenizer = lm.tokenizer
+    known = [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, 0]
+    return int(next(i for i in known if i is not None))
+
+
+def in_batches(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> Iterator[TokenBatch]:
+    """Batches of consecutive rows whose logits fit into memory, at most 16 rows each."""
+    vocabulary = int(lm.hf.config.get_text_config().vocab_size)
+    batch: list[Sequence[int]] = []
+    for row in rows:
+        width = max(len(r) for r in [*batch, row])
+        if batch and (len(batch) == 16 or (len(batch) + 1) * width * vocabulary > LOGITS_LIMIT):
+            yield pad_left(lm, batch)
+            batch = []
+        batch.append(row)
+    yield pad_left(lm, batch)
+
+
+def is_ordinary(
+    ids: Int64[Tensor, "b s"], mask: Tensor | None, special: Int64[Tensor, " special"]
+) -> Bool[Tensor, "b s"]:
+    """Where a token is neither padding nor special (BOS, EOS …); the mask may reach back into a key-value cache."""
+    ordinary = ~torch.isin(ids, special.to(ids.device))
+    if mask is not None and mask.ndim == 2:
+        ordinary &= mask[:, -ids.shape[1] :].bool()
+    return ordinary

@@ -1,0 +1,70 @@
+"""A causal language model with its tokenizer, and the lock that every forward of it takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from threading import Lock, RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOCKS_LOCK = Lock()
+
+
+def model_lock(hf: nn.Module) -> Any:
+    """The re-entrant lock of a model: hooks and nnsight's greenlets bear only one thread at a time."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(hf, RLock())
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what every token id stands for, added and special tokens included.
+
+    Not in it are settings such as the padding side, and the layout of `tokenizer.json`, which changes with releases.
+    """
+    return sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A Hugging Face causal language model in eval mode, without gradients, and its tokenizer."""
+
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    id: str
+    """Name of the embedded model, repository on the hub, or folder."""
+    revision: str | None = None
+    """Commit on the hub; None for the embedded model, folders and models that were handed over loaded."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+        return torch.device(self.hf.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type it runs in."""
+        found: torch.dtype = self.hf.dtype
+        return found
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.hf.config.get_text_config().hidden_size)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.hf.config.get_text_config().num_hidden_layers)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of BOS, EOS, padding and the tokenizer's other special tokens."""
+        return frozenset(int(i) for i in self.tokenizer.all_special_ids)
