@@ -17,6 +17,7 @@ from hsae_hub.architectures import (
     parse_config,
     register,
 )
+from hsae_hub.architectures.base import NORMALIZE
 from hsae_hub.errors import NotFoundError, UsageError
 
 TINY: dict[str, dict[str, Any]] = {
@@ -91,14 +92,30 @@ def test_no_tokens_give_no_acts(name: str) -> None:
 
 
 @every
-def test_raw_in_raw_out(name: str) -> None:
-    sae, x = tiny(name, normalize="unit_norm"), batch()
-    torch.testing.assert_close(sae(10 * x).sae_out, 10 * sae(x).sae_out, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_raw_in_raw_out(name: str, normalize: str) -> None:
+    sae, x = tiny(name, normalize=normalize), batch() + 3
+    sae.fit_normalization(x)
+    plain = tiny(name, normalize="none")
+    plain.load_state_dict(sae.state_dict(), strict=False)
+    mean, std = x.mean(0), x.std(0)
+    token_mean, token_std = x.mean(1, keepdim=True), x.std(1, correction=0, keepdim=True)
+    norms = x.norm(dim=1, keepdim=True)
+    undone = {
+        "none": lambda f: f(x),
+        "unit_norm": lambda f: f(x / norms) * norms,
+        "layer_norm": lambda f: f((x - token_mean) / token_std) * token_std + token_mean,
+        "standardize": lambda f: f((x - mean) / std) * std + mean,
+        "mean_norm": lambda f: f(x / norms.mean() * 8**0.5) * norms.mean() / 8**0.5,
+    }[normalize](lambda unit: plain(unit).sae_out)
+    torch.testing.assert_close(sae(x).sae_out, undone, rtol=1e-3, atol=1e-3)
 
 
 @every
-def test_the_dense_flat_view_gives_the_forward(name: str) -> None:
-    sae, x = tiny(name), batch()
+@pytest.mark.parametrize("normalize", NORMALIZE)
+def test_the_dense_flat_view_gives_the_forward(name: str, normalize: str) -> None:
+    sae, x = tiny(name, normalize=normalize), batch()
+    sae.fit_normalization(x)
     acts = sae.encode(x)
     rows = sae.decoder_rows(torch.arange(sae.d_sae))
     assert rows.shape == (sae.d_sae, 8)
@@ -166,7 +183,7 @@ def test_unknown_names_and_keys_are_refused_with_the_nearest() -> None:
 
 
 def test_a_name_can_be_registered_once() -> None:
-    with pytest.raises(ValueError, match="'topk' is taken by hsae_hub.architectures.topk"):
+    with pytest.raises(ValueError, match=r"'topk' is taken by hsae_hub\.architectures\.topk"):
         register(architecture("topk"))
 
 

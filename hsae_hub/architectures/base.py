@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
@@ -11,62 +10,23 @@ from jaxtyping import Float, Int64
 from pydantic import BaseModel, PositiveInt
 from torch import Tensor, nn
 
-from hsae_hub.errors import NotFoundError
+from hsae_hub.architectures.latents import Acts, TreeShape
 
 NORM_EPS = 1e-6
 """Added to a token's norm before dividing, as in seed 004's code: a zero vector stays zero."""
 
 
-class TreeShape(NamedTuple):
-    """How the latents of an SAE are named: `n_parents` parents, each with `n_children` (0 for a flat SAE).
+LAYER_NORM_EPS = 1e-5
 
-    The flat view orders them [parents | children]; child `c` of parent `j` is latent `n_parents + j·n_children + c` and
-    is written `j/c`.
-    """
-
-    n_parents: int
-    n_children: int
-
-    @property
-    def d_sae(self) -> int:
-        """Number of latents, parents and children together."""
-        return self.n_parents * (1 + self.n_children)
-
-    def name(self, index: int) -> str:
-        """`4121` for a parent, `4121/3` for a child, from the flat index."""
-        if index < self.n_parents:
-            return str(index)
-        parent, child = divmod(index - self.n_parents, self.n_children)
-        return f"{parent}/{child}"
-
-    def child(self, parent: int, child: int) -> int:
-        """Flat index of a child."""
-        return self.n_parents + parent * self.n_children + child
-
-    def parent_of(self, index: int) -> int | None:
-        """Flat index of a child's parent; None for a parent."""
-        return None if index < self.n_parents else (index - self.n_parents) // self.n_children
-
-    def index_of(self, name: str | int) -> int:
-        """Flat index of `4121`, `4121/3`, or of a flat index given as a number.
-
-        Raises:
-            NotFoundError: there is no such latent.
-        """
-        parent, slash, child = str(name).strip().partition("/")
-        flat = f"0 to {self.d_sae - 1}"
-        if parent.isdecimal() and not slash and int(parent) < self.d_sae:
-            return int(parent)
-        if parent.isdecimal() and child.isdecimal():
-            if int(parent) < self.n_parents and int(child) < self.n_children:
-                return self.child(int(parent), int(child))
-            flat = f"parents 0 to {self.n_parents - 1}, children 0 to {self.n_children - 1}"
-        raise NotFoundError(
-            f"no latent {name!r} in this SAE; it has {flat}",
-            fix="write a parent as 4121 and its child as 4121/3"
-            if self.n_children
-            else "write a latent as 4121",
-        )
+Normalize = Literal["none", "unit_norm", "layer_norm", "standardize", "mean_norm"]
+NORMALIZE: dict[Normalize, str] = {
+    "none": "nothing",
+    "unit_norm": "x / ‖x‖, token by token (seed 004)",
+    "layer_norm": "(x - mean) / std over its dimensions, token by token (seed 001)",
+    "standardize": "(x - mean) / std of each dimension, from a sample (seed 003)",
+    "mean_norm": "x / c with one c for all tokens, from a sample, so that E‖x‖ = √d_in",
+}
+"""What each way of normalising does to an activation."""
 
 
 class SAEConfig(BaseModel, frozen=True, extra="forbid"):
@@ -75,45 +35,12 @@ class SAEConfig(BaseModel, frozen=True, extra="forbid"):
     architecture: str
     d_in: PositiveInt
     """Width of the activations."""
-    normalize: Literal["none", "unit_norm"] = "none"
-    """What is done to a token's activation before encoding; undone in the acts, so that decode is linear."""
+    normalize: Normalize = "none"
+    """What is done to a token's activation before encoding; undone after decoding (see `NORMALIZE`)."""
 
     def shape(self) -> TreeShape:
         """How many parents and children there are."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Acts:
-    """The non-zero latents of each token, in `a` slots; slots that are not used hold the value 0.
-
-    Values are in the units of the raw activations: what a token was divided by is already multiplied back. For a tree
-    slot `i` of the first half is a parent and slot `i` of the second half its one child.
-    """
-
-    values: Float[Tensor, "*batch a"]
-    indices: Int64[Tensor, "*batch a"]
-    """Flat indices, 0 to d_sae - 1."""
-    d_sae: int
-    scale: Float[Tensor, "*batch"]
-    """What each token was divided by before encoding, 1 without normalisation; multiplies the decoder's bias."""
-
-    def dense(self) -> Float[Tensor, "*batch d_sae"]:
-        """The same acts as one row of `d_sae` values a token."""
-        rows = self.values.new_zeros(*self.values.shape[:-1], self.d_sae)
-        return rows.scatter_add(-1, self.indices, self.values)
-
-    def l0(self) -> Float[Tensor, "*batch"]:
-        """Number of non-zero acts of each token."""
-        return (self.values != 0).sum(-1).to(self.values.dtype)
-
-    def replace(self, values: Float[Tensor, "*batch a"]) -> Acts:
-        """The same latents with other values."""
-        return Acts(values, self.indices, self.d_sae, self.scale)
-
-    def keep(self, mask: Any) -> Acts:
-        """The same acts, zero where the boolean mask `[*batch, a]` is False."""
-        return self.replace(torch.where(mask, self.values, 0))
 
 
 class SAEOutput(NamedTuple):
@@ -134,6 +61,7 @@ class TrainStep(NamedTuple):
 
 
 C = TypeVar("C", bound=SAEConfig)
+_CONSTANTS = ("norm_mean", "norm_std", "norm_scale")
 
 
 class SAE(nn.Module, ABC, Generic[C]):
@@ -148,6 +76,9 @@ class SAE(nn.Module, ABC, Generic[C]):
     W_enc: Float[Tensor, "d_in n_parents"]
     b_dec: Float[Tensor, " d_in"] | None
     """In the units of a normalised token: added once to every reconstruction, taken away before encoding."""
+    norm_mean: Float[Tensor, " d_in"] | None
+    norm_std: Float[Tensor, " d_in"] | None
+    norm_scale: Float[Tensor, ""] | None
     info: Any = None
     """Where a loaded SAE came from (`artifact.ArtifactInfo`); None for one that was just built."""
 
@@ -158,6 +89,14 @@ class SAE(nn.Module, ABC, Generic[C]):
         self.d_in = config.d_in
         self.d_sae = self.shape.d_sae
         self.register_parameter("b_dec", None)
+        constants: dict[str, Tensor | None] = dict.fromkeys(_CONSTANTS)
+        if config.normalize == "standardize":
+            constants["norm_mean"] = torch.zeros(config.d_in)
+            constants["norm_std"] = torch.ones(config.d_in)
+        elif config.normalize == "mean_norm":
+            constants["norm_scale"] = torch.ones(())
+        for name, value in constants.items():
+            self.register_buffer(name, value)
 
     @abstractmethod
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -170,14 +109,14 @@ class SAE(nn.Module, ABC, Generic[C]):
         """Values and flat indices of the acts of tokens that are normalised already."""
 
     @abstractmethod
-    def decode_rows(
+    def sum_rows(
         self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
     ) -> Float[Tensor, "batch d_in"]:
-        """Sum of each token's decoder directions, weighted by its acts, without the bias."""
+        """Sum of decoder directions weighted by acts, before normalisation is undone, without the bias."""
 
     @abstractmethod
-    def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        """Decoder directions of latents by flat index: an act times its row is what the latent adds to the output."""
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        """Decoder directions of latents by flat index, before normalisation is undone."""
 
     @abstractmethod
     def losses(
@@ -197,47 +136,81 @@ class SAE(nn.Module, ABC, Generic[C]):
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
         """Called after the optimiser's step: constraints, and work between steps."""
 
+    @property
+    def needs_sample(self) -> bool:
+        """Whether normalising takes constants that come from a sample of activations."""
+        return self.norm_std is not None or self.norm_scale is not None
+
+    @torch.no_grad()
+    def fit_normalization(self, x: Float[Tensor, "sample d_in"]) -> None:
+        """Sets the constants of normalising from a sample of raw activations."""
+        if self.norm_mean is not None and self.norm_std is not None:
+            self.norm_mean.copy_(x.double().mean(0))
+            self.norm_std.copy_(x.double().std(0).clamp_min(NORM_EPS))
+        if self.norm_scale is not None:
+            norms: Tensor = torch.linalg.vector_norm(x.double(), dim=-1)
+            self.norm_scale.copy_(norms.mean() / self.d_in**0.5 + NORM_EPS)
+
     def reset_counters(self) -> None:
         """Sets what training counts beside the weights to its start."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Acts:
         """The acts of raw activations, as they are decoded."""
-        flat = x.reshape(-1, self.d_in).to(self.dtype)
-        scale = self.token_scale(flat)
-        values, indices = self.encode_normalized(flat / scale[:, None])
+        normal, scale, shift = self.normalize(x.reshape(-1, self.d_in))
+        values, indices = self.encode_normalized(normal)
         batch, slots = x.shape[:-1], values.shape[-1]
         return Acts(
             (values * scale[:, None]).reshape(*batch, slots),
             indices.reshape(*batch, slots),
             self.d_sae,
             scale.reshape(batch),
+            shift.reshape(batch),
         )
 
     def decode(self, acts: Acts) -> Float[Tensor, "*batch d_in"]:
-        """The reconstruction of raw activations from acts; linear in their values and their scale."""
+        """The reconstruction of raw activations from acts; linear in values, scale and shift, but for `norm_mean`."""
         batch, slots = acts.values.shape[:-1], acts.values.shape[-1]
-        flat = self.decode_rows(acts.values.reshape(-1, slots), acts.indices.reshape(-1, slots))
+        flat = self.sum_rows(acts.values.reshape(-1, slots), acts.indices.reshape(-1, slots))
         if self.b_dec is not None:
             flat = flat + acts.scale.reshape(-1, 1) * self.b_dec
-        return flat.reshape(*batch, self.d_in)
+        if self.norm_mean is not None and self.norm_std is not None:
+            flat = flat * self.norm_std + self.norm_mean
+        return (flat + acts.shift.reshape(-1, 1)).reshape(*batch, self.d_in)
+
+    def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        """Decoder directions by flat index: an act times its row is what the latent adds to the reconstruction."""
+        rows = self.rows(indices)
+        return rows if self.norm_std is None else rows * self.norm_std
+
+    def normalize(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch d_in"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Raw activations as they are encoded, and the scale and shift of `Acts` that undo it."""
+        x = x.to(self.dtype)
+        scale, shift = x.new_ones(len(x)), x.new_zeros(len(x))
+        if self.config.normalize == "unit_norm":
+            scale = torch.linalg.vector_norm(x, dim=-1) + NORM_EPS
+        elif self.config.normalize == "layer_norm":
+            shift = x.mean(-1)
+            scale = (x.var(-1, correction=0) + LAYER_NORM_EPS).sqrt()
+        elif self.norm_scale is not None:
+            scale = self.norm_scale.expand(len(x))
+        elif self.norm_mean is not None and self.norm_std is not None:
+            return (x - self.norm_mean) / self.norm_std, scale, shift
+        return (x - shift[:, None]) / scale[:, None], scale, shift
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         """Encodes and decodes; the reconstruction comes back in the dtype of `x`."""
         acts = self.encode(x)
         return SAEOutput(self.decode(acts).to(x.dtype), acts)
 
-    def weights(self) -> dict[str, Float[Tensor, ...]]:
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
         """The tensors that make up the artifact, by their name on disk."""
-        return {name: p.detach() for name, p in self.named_parameters()}
+        constants = {name: getattr(self, name) for name in _CONSTANTS}
+        found = {name: p.detach() for name, p in self.named_parameters()}
+        return found | {name: value for name, value in constants.items() if value is not None}
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights; inputs are cast to it."""
-        return self.W_enc.dtype
-
-    def token_scale(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch"]:
-        """What each token is divided by before encoding."""
-        if self.config.normalize == "unit_norm":
-            norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
-            return norms + NORM_EPS
-        return x.new_ones(x.shape[:-1])
+        return next(self.parameters()).dtype

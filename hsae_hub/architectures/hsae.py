@@ -13,7 +13,8 @@ from jaxtyping import Float, Int64
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.base import SAE, Acts, SAEConfig, TrainStep, TreeShape
+from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import Acts, TreeShape
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     cross_orthogonality,
@@ -31,7 +32,7 @@ class HSAEConfig(SAEConfig, frozen=True):
     """Hyper-parameters of `hsae`; the defaults are the paper's."""
 
     architecture: Literal["hsae"] = "hsae"
-    normalize: Literal["none", "unit_norm"] = "unit_norm"
+    normalize: Normalize = "unit_norm"
     n_parents: PositiveInt
     n_children: PositiveInt
     """Children of each parent."""
@@ -129,7 +130,7 @@ class HSAE(SAE[HSAEConfig]):
             torch.cat([codes.parent_indices, codes.child_rows + self.shape.n_parents], -1),
         )
 
-    def decode_rows(
+    def sum_rows(
         self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
     ) -> Float[Tensor, "batch d_in"]:
         parents, children = values.tensor_split(2, -1)
@@ -137,7 +138,7 @@ class HSAE(SAE[HSAEConfig]):
         high = weighted_rows(parents, parent_indices, self.W_dec)
         return high + self._decode_children(children, child_indices - self.shape.n_parents)
 
-    def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         n, m = self.shape
         is_child = indices >= n
         child_rows = (indices - n).clamp_min(0)
@@ -149,19 +150,16 @@ class HSAE(SAE[HSAEConfig]):
     def runner_ups(
         self, x: Float[Tensor, "*batch d_in"], acts: Acts
     ) -> Float[Tensor, "*batch k m"]:
-        flat = x.reshape(-1, self.d_in).to(self.dtype)
-        scale = self.token_scale(flat)
-        normal = flat / scale[:, None]
+        normal, scale, _ = self.normalize(x.reshape(-1, self.d_in))
         parents, _ = acts.indices.tensor_split(2, -1)
-        rows = parents.reshape(len(flat), -1)
+        rows = parents.reshape(len(normal), -1)
         children = self._all_children(normal if self.b_dec is None else normal - self.b_dec, rows)
         return (children * scale[:, None, None]).reshape(*parents.shape, -1)
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
-        x = x.to(self.dtype)
-        x = x / self.token_scale(x)[:, None]
+        x, _, _ = self.normalize(x)
         if self.b_dec is not None:
             x = x - self.b_dec
         codes = self._codes(x)

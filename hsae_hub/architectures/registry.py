@@ -17,7 +17,7 @@ from hsae_hub.problems import key_paths, nearest, problems_of
 ENTRY_POINTS = "hsae_hub.architectures"
 """Group under which another distribution names modules that register architectures."""
 
-_NOT_ARCHITECTURES = {"__init__", "base", "registry"}
+_NOT_ARCHITECTURES = {"__init__", "base", "latents", "registry"}
 _registered: dict[str, type[SAE[Any]]] = {}
 
 T = TypeVar("T", bound=type[SAE[Any]])

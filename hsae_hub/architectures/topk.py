@@ -10,7 +10,8 @@ from jaxtyping import Float, Int64
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep, TreeShape
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
 
@@ -78,19 +79,18 @@ class TopKSAE(SAE[TopKConfig]):
         values, indices = self._pre_acts(x).topk(self.config.k, sorted=False)
         return values.relu(), indices
 
-    def decode_rows(
+    def sum_rows(
         self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
     ) -> Float[Tensor, "batch d_in"]:
         return weighted_rows(values, indices, self.W_dec)
 
-    def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         return self.W_dec[indices]
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
-        x = x.to(self.dtype)
-        x = x / self.token_scale(x)[:, None]
+        x, _, _ = self.normalize(x)
         pre = self._pre_acts(x)
         values, indices = pre.topk(self.config.k, sorted=False)
         values = values.relu()

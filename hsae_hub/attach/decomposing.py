@@ -139,7 +139,8 @@ class _Terms(NamedTuple):
         cls, sae: SAE[Any], x: Float[Tensor, " d"], acts: Acts, i: int, rows: Float[Tensor, "a d"]
     ) -> _Terms:
         values = acts.values[i].double().cpu()
-        bias = torch.zeros(sae.d_in) if sae.b_dec is None else acts.scale[i] * sae.b_dec
+        nothing = acts.keep(torch.zeros_like(acts.values, dtype=torch.bool))
+        bias = sae.decode(nothing)[i]
         return cls(
             x.double().cpu(),
             values,

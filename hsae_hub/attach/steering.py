@@ -104,9 +104,8 @@ def contribution(
 ) -> Float[Tensor, "b s d"]:
     """What some of the latents add to the reconstruction."""
     acts = sae.encode(x)
-    values, indices = acts.keep(latents[acts.indices]).values, acts.indices
-    slots = values.shape[-1]
-    return sae.decode_rows(values.reshape(-1, slots), indices.reshape(-1, slots)).reshape(x.shape)
+    chosen = latents[acts.indices]
+    return sae.decode(acts.keep(chosen)) - sae.decode(acts.keep(torch.zeros_like(chosen)))
 
 
 @torch.no_grad()
