@@ -1,0 +1,192 @@
+"""Shuffled batches of raw activations, read from a language model as they are needed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from hsae_hub.activations.windows import OnProgress, StreamState, WindowStream
+from hsae_hub.errors import UsageError
+from hsae_hub.models import Hookpoint, LanguageModel, read_activations
+from hsae_hub.recipes import DataConfig
+
+
+def pad_contexts(
+    contexts: list[Int64[Tensor, " _"]], pad: int
+) -> tuple[Int64[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
+    """Contexts as one batch, padded on the right, and where its tokens are."""
+    lengths = torch.tensor([len(context) for context in contexts])
+    ids = torch.nn.utils.rnn.pad_sequence(contexts, batch_first=True, padding_value=pad)
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+class ActivationStream:
+    """Batches of activations of one place in a language model, mixed over `data.buffer_tokens` of them.
+
+    A buffer is handed out in random order and refilled when half of it is used. Where all of the data fits into it, the
+    language model reads each context only once, and an epoch is another order of the same activations. The same seeds
+    give the same batches on the same machine, also across `state_dict` and `load_state_dict`.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        hookpoint: Hookpoint,
+        data: DataConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        sample_seed: int,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.lm = lm
+        self.hookpoint = hookpoint
+        self.data = data
+        self.batch_size = batch_size
+        self.d_in = hookpoint.width(lm)
+        self.tokens = 0
+        """Activations handed out so far, repeats counted."""
+        self.wait_seconds = 0.0
+        """Time spent on reading text and activations."""
+        self._windows = WindowStream(
+            data, lm, seed=seed, sample_seed=sample_seed, on_progress=on_progress
+        )
+        self._on_progress = on_progress
+        self._generator = torch.Generator().manual_seed(seed)
+        self._special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
+        self._buffer = torch.empty(0)
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._at = 0
+        self._spare = torch.empty(0)
+        self._complete = False
+
+    def fill(self) -> None:
+        """Fills the buffer where the next batch would have to.
+
+        Raises:
+            UsageError: there is no text, or less of it than one batch.
+        """
+        started = time.perf_counter()
+        size, left = len(self._order), len(self._order) - self._at
+        if size == 0:
+            self._fill_first()
+        elif self._complete and left < self.batch_size:
+            self._shuffle()
+        elif not self._complete and left < max(self.batch_size, size - size // 2):
+            self._write(self._order[: self._at])
+            self._shuffle()
+        self.wait_seconds += time.perf_counter() - started
+
+    def next_batch(self) -> Float[Tensor, "batch d_in"]:
+        """The next `batch_size` activations, on the language model's device, in the type it runs in.
+
+        Raises:
+            UsageError: there is no text, or less of it than one batch.
+        """
+        self.fill()
+        rows = self._order[self._at : self._at + self.batch_size]
+        self._at += self.batch_size
+        self.tokens += self.batch_size
+        return self._buffer[rows.to(self._buffer.device)]
+
+    def state_dict(self) -> StreamState:
+        """Where the stream stands, with its buffer."""
+        windows = self._windows.state_dict()
+        values: dict[str, Any] = {
+            "tokens": self.tokens,
+            "wait_seconds": self.wait_seconds,
+            "at": self._at,
+            "complete": self._complete,
+            "windows": windows.values,
+        }
+        tensors = {
+            "buffer": self._buffer,
+            "order": self._order,
+            "spare": self._spare,
+            "generator": self._generator.get_state(),
+        }
+        return StreamState(values, tensors | windows.tensors)
+
+    def load_state_dict(self, state: StreamState) -> None:
+        """Goes on where another stream of the same data stood.
+
+        Raises:
+            CorruptError: the text is not what it was.
+        """
+        values, tensors = state
+        self._windows.load_state_dict(StreamState(values["windows"], tensors))
+        self.tokens = values["tokens"]
+        self.wait_seconds = values["wait_seconds"]
+        self._at = values["at"]
+        self._complete = values["complete"]
+        self._buffer = tensors["buffer"].to(self.lm.device)
+        self._spare = tensors["spare"].to(self.lm.device)
+        self._order = tensors["order"]
+        self._generator.set_state(tensors["generator"])
+
+    def _fill_first(self) -> None:
+        rows = self._harvest()
+        if rows is None:
+            rows = self._harvest_or_refuse()
+        self._spare = rows
+        capacity = self.data.buffer_tokens
+        self._buffer = rows.new_empty(capacity, rows.shape[1])
+        filled = self._write(torch.arange(capacity), stop_at_epoch=True)
+        self._complete = filled < capacity
+        if filled < self.batch_size:
+            raise UsageError(
+                f"the text gives {filled} activations, expected at least train.batch_size "
+                f"(={self.batch_size})",
+                fix="give more text, or --set train.batch_size=N",
+            )
+        self._buffer = self._buffer[:filled]
+        self._order = torch.empty(filled, dtype=torch.int64)
+        self._shuffle()
+
+    def _write(self, slots: Int64[Tensor, " slots"], *, stop_at_epoch: bool = False) -> int:
+        """Puts fresh activations into rows of the buffer; returns how many there were."""
+        done = 0
+        while done < len(slots):
+            if len(self._spare) == 0:
+                rows = self._harvest()
+                if rows is None and stop_at_epoch:
+                    break
+                self._spare = rows if rows is not None else self._harvest_or_refuse()
+            taken = self._spare[: len(slots) - done]
+            self._buffer[slots[done : done + len(taken)].to(self._buffer.device)] = taken
+            self._spare = self._spare[len(taken) :]
+            done += len(taken)
+            if self._on_progress:
+                self._on_progress("fill", done, len(slots))
+        return done
+
+    def _shuffle(self) -> None:
+        self._order = torch.randperm(len(self._order), generator=self._generator)
+        self._at = 0
+
+    def _harvest_or_refuse(self) -> Float[Tensor, "tokens d_in"]:
+        rows = self._harvest()
+        if rows is None:
+            raise UsageError("there is no text to train on", why="every source is empty")
+        return rows
+
+    def _harvest(self) -> Float[Tensor, "tokens d_in"] | None:
+        """Activations of the next contexts; None where an epoch ends."""
+        rows = torch.empty(0)
+        while len(rows) == 0:
+            contexts = self._windows.take(self.data.batch_contexts)
+            if not contexts:
+                return None
+            pad = self.lm.tokenizer.pad_token_id or 0
+            ids, mask = pad_contexts(contexts, pad)
+            kept = mask
+            if self.data.skip_special:
+                kept = mask & ~torch.isin(ids, self._special)
+            device = self.lm.device
+            acts = read_activations(self.lm, self.hookpoint, ids.to(device), mask.long().to(device))
+            rows = acts[kept.to(device)]
+        return rows

@@ -1,0 +1,359 @@
+"""From documents to contexts of tokens: in an order that follows from a seed, without end, from any saved position."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Literal, NamedTuple, Protocol
+from zlib import crc32
+
+import torch
+from jaxtyping import Int32, Int64
+from torch import Tensor
+
+from hsae_hub.activations.sampling import sample_contexts
+from hsae_hub.activations.sources import (
+    digest,
+    documents,
+    fits_in_memory,
+    is_heldout,
+    text_files,
+)
+from hsae_hub.errors import CorruptError, UsageError
+from hsae_hub.models import LanguageModel
+from hsae_hub.recipes import DataConfig, DataSource
+
+CHUNK = 64
+"""Documents that are tokenised together when they are streamed."""
+
+OnProgress = Callable[[Literal["sample", "fill"], int, int], None]
+"""Told what is being prepared, how much of it is done, and of how much."""
+
+
+def tokenise(lm: LanguageModel, texts: list[str], data: DataConfig) -> list[Int32[Tensor, " _"]]:
+    """The contexts of documents, without their BOS: consecutive pieces of each, the last one shorter."""
+    if not texts:
+        return []
+    length = body_length(lm, data)
+    rows = lm.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    pieces = []
+    for row in rows:
+        tokens = torch.tensor(row if data.windows == "all" else row[:length], dtype=torch.int32)
+        pieces += [tokens[at : at + length] for at in range(0, len(tokens), length)]
+    return pieces
+
+
+def body_length(lm: LanguageModel, data: DataConfig) -> int:
+    """Tokens of a context beside its BOS."""
+    return data.context_length - len(bos_of(lm, data))
+
+
+def bos_of(lm: LanguageModel, data: DataConfig) -> list[int]:
+    """What every context begins with: BOS, where it is wanted and the tokenizer has one."""
+    bos = lm.tokenizer.bos_token_id
+    return [bos] if data.bos and bos is not None else []
+
+
+def with_bos(
+    piece: Int32[Tensor, " _"], lm: LanguageModel, data: DataConfig
+) -> Int64[Tensor, " _"]:
+    """A context as the language model reads it."""
+    return torch.cat([torch.tensor(bos_of(lm, data), dtype=torch.int64), piece.long()])
+
+
+def heldout_windows(
+    data: DataConfig,
+    lm: LanguageModel,
+    *,
+    tokens: int,
+    sample_seed: int,
+    on_progress: OnProgress | None = None,
+) -> list[Int64[Tensor, " _"]]:
+    """Contexts that training never sees, from all sources in turn, until they hold `tokens` tokens beside BOS.
+
+    There may be fewer. They come from `data.heldout`, else from the documents that a hash of their text holds out; text
+    that the model samples is drawn apart, from another seed.
+
+    Raises:
+        UsageError: no text is held out.
+    """
+    sources = data.heldout or data.train
+    fraction = 1.0 if data.heldout else data.heldout_fraction
+    turns = [
+        _heldout_pieces(
+            source, f"{sample_seed}/heldout/{i}", fraction, lm, data, tokens, on_progress
+        )
+        for i, source in enumerate(sources)
+    ]
+    contexts: list[Tensor] = []
+    total = 0
+    while turns and total < tokens:
+        pieces = [(turn, next(turn, None)) for turn in turns]
+        turns = [turn for turn, piece in pieces if piece is not None]
+        for _, piece in pieces:
+            if piece is not None and total < tokens:
+                total += len(piece)
+                contexts.append(with_bos(piece, lm, data))
+    if not contexts:
+        raise UsageError(
+            f"no text is held out: {data.heldout_fraction:g} of the training documents are none",
+            fix="give more text, a larger data.heldout_fraction, or data.heldout",
+        )
+    return contexts
+
+
+def _heldout_pieces(
+    source: DataSource,
+    seed: str,
+    fraction: float,
+    lm: LanguageModel,
+    data: DataConfig,
+    tokens: int,
+    on_progress: OnProgress | None,
+) -> Iterator[Int32[Tensor, " _"]]:
+    if source.sample is not None:
+        wanted = min(tokens, max(1, round(source.sample * fraction)))
+        yield from _sample(source, wanted, seed, lm, data, on_progress)
+        return
+    texts: Iterator[str] = filter(lambda text: is_heldout(text, fraction), documents(source))
+    if fits_in_memory(source):
+        texts = iter(sorted(texts, key=digest))  # not only the first files
+    while chunk := list(islice(texts, CHUNK)):
+        yield from tokenise(lm, chunk, data)
+
+
+def _sample(
+    source: DataSource,
+    n_tokens: int,
+    seed: str,
+    lm: LanguageModel,
+    data: DataConfig,
+    on_progress: OnProgress | None,
+) -> list[Int32[Tensor, " _"]]:
+    return sample_contexts(
+        lm,
+        n_tokens,
+        context_length=data.context_length,
+        temperature=source.temperature,
+        seed=crc32(seed.encode()),
+        on_progress=(lambda done, total: on_progress("sample", done, total))
+        if on_progress
+        else None,
+    )
+
+
+class StreamState(NamedTuple):
+    """A position that can be saved: plain values for JSON, tensors for safetensors."""
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class WindowStream:
+    """The training contexts of a recipe's data, epoch after epoch.
+
+    Sources that fit in memory are one pool, shuffled anew each epoch; data sets and large files are read in their own
+    order. One context is taken from each in turn; a source that has ended waits for the next epoch.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        lm: LanguageModel,
+        *,
+        seed: int,
+        sample_seed: int,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.data = data
+        self.lm = lm
+        self.epoch = 0
+        self._seed = seed
+        self._sample_seed = sample_seed
+        self._on_progress = on_progress
+        self._sampled: list[Tensor] | None = None
+        self._readers: list[_Reader] = []
+        self._alive: list[int] = []
+        self._turn = 0
+
+    def take(self, n: int) -> list[Int64[Tensor, " _"]]:
+        """The next `n` contexts, or as many as the epoch still has; an empty list once, where one epoch ends."""
+        if not self._readers:
+            self._open()
+            self._restart()
+        pieces: list[Tensor] = []
+        while len(pieces) < n and (piece := self._next()) is not None:
+            pieces.append(piece)
+        if not pieces:
+            self.epoch += 1
+            self._restart()
+        return [with_bos(piece, self.lm, self.data) for piece in pieces]
+
+    def state_dict(self) -> StreamState:
+        """Where the stream stands, with the text that was sampled."""
+        if not self._readers:
+            return StreamState({}, {})
+        values = {
+            "epoch": self.epoch,
+            "turn": self._turn,
+            "alive": list(self._alive),
+            "readers": [reader.position() for reader in self._readers],
+            "text": [reader.fingerprint() for reader in self._readers],
+        }
+        sampled = self._sampled or []
+        lengths = torch.tensor([len(piece) for piece in sampled], dtype=torch.int64)
+        tokens = torch.cat([torch.empty(0, dtype=torch.int32), *sampled])
+        return StreamState(values, {"sampled": tokens, "sampled_lengths": lengths})
+
+    def load_state_dict(self, state: StreamState) -> None:
+        """Goes on where another stream of the same data stood.
+
+        Raises:
+            CorruptError: the text is not what it was.
+        """
+        self._readers = []
+        if not state.values:
+            return
+        sampled, lengths = state.tensors["sampled"], state.tensors["sampled_lengths"]
+        ends = lengths.cumsum(0)
+        self._sampled = [
+            sampled[start:end]
+            for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)
+        ]
+        self._open()
+        if [reader.fingerprint() for reader in self._readers] != state.values["text"]:
+            raise CorruptError(
+                "the training text is not the one that this run began with",
+                why="a text file, Python's version or the tokenizer changed since the checkpoint",
+                fix="restore it, or start again in another folder",
+            )
+        self.epoch = state.values["epoch"]
+        self._turn = state.values["turn"]
+        self._alive = list(state.values["alive"])
+        for i in self._alive:
+            self._readers[i].restart(self.epoch, state.values["readers"][i])
+
+    def _restart(self) -> None:
+        self._turn = 0
+        self._alive = list(range(len(self._readers)))
+        for reader in self._readers:
+            reader.restart(self.epoch, [0, 0])
+
+    def _next(self) -> Int32[Tensor, " _"] | None:
+        while self._alive:
+            turn = self._turn % len(self._alive)
+            piece = self._readers[self._alive[turn]].next()
+            if piece is not None:
+                self._turn = turn + 1
+                return piece
+            del self._alive[turn]
+        return None
+
+    def _open(self) -> None:
+        data, lm = self.data, self.lm
+        fraction = 0.0 if data.heldout else data.heldout_fraction
+        if self._sampled is None:
+            self._sampled = []
+            for i, source in enumerate(data.train):
+                if source.sample is not None:
+                    seed = f"{self._sample_seed}/train/{i}"
+                    self._sampled += _sample(
+                        source, source.sample, seed, lm, data, self._on_progress
+                    )
+        pool = list(self._sampled)
+        streamed: list[_Reader] = []
+        for source in data.train:
+            if source.sample is None and fits_in_memory(source):
+                texts = [text for text in documents(source) if not is_heldout(text, fraction)]
+                pool += tokenise(lm, texts, data)
+            elif source.sample is None:
+                streamed.append(_Streamed(source, fraction, lm, data))
+        self._readers = [_Pool(pool, self._seed), *streamed] if pool else streamed
+        if not self._readers:
+            raise UsageError(
+                "there is no text to train on",
+                why="the files of data.train are empty, or all of their documents are held out",
+            )
+
+
+class _Reader(Protocol):
+    def restart(self, epoch: int, position: list[int]) -> None: ...
+    def next(self) -> Int32[Tensor, " _"] | None: ...
+    def position(self) -> list[int]: ...
+    def fingerprint(self) -> str: ...
+
+
+class _Pool:
+    """Pieces in memory, in an order that follows from the seed and the epoch."""
+
+    def __init__(self, pieces: list[Int32[Tensor, " _"]], seed: int) -> None:
+        self._pieces = pieces
+        self._seed = seed
+        self._order: list[int] = []
+        self._at = 0
+
+    def restart(self, epoch: int, position: list[int]) -> None:
+        generator = torch.Generator().manual_seed(crc32(f"{self._seed}/{epoch}".encode()))
+        self._order = torch.randperm(len(self._pieces), generator=generator).tolist()
+        self._at = position[0]
+
+    def next(self) -> Int32[Tensor, " _"] | None:
+        if self._at == len(self._order):
+            return None
+        self._at += 1
+        return self._pieces[self._order[self._at - 1]]
+
+    def position(self) -> list[int]:
+        return [self._at, 0]
+
+    def fingerprint(self) -> str:
+        hashed = hashlib.sha256()
+        for piece in self._pieces:
+            hashed.update(len(piece).to_bytes(4, "little") + piece.numpy().tobytes())
+        return hashed.hexdigest()
+
+
+class _Streamed:
+    """Documents that are read, and tokenised by chunks, as they are needed."""
+
+    def __init__(
+        self, source: DataSource, fraction: float, lm: LanguageModel, data: DataConfig
+    ) -> None:
+        self._source = source
+        self._fraction = fraction
+        self._lm = lm
+        self._data = data
+        self._documents: Iterator[str] = iter(())
+        self._chunk: list[str] = []
+        self._pieces: list[Tensor] = []
+        self._start = 0
+        self._at = 0
+
+    def restart(self, epoch: int, position: list[int]) -> None:
+        self._start, at = position
+        self._documents = documents(self._source, start=self._start)
+        self._read()
+        self._at = at
+
+    def next(self) -> Int32[Tensor, " _"] | None:
+        while self._at == len(self._pieces):
+            if not self._chunk:
+                return None
+            self._start += len(self._chunk)
+            self._read()
+        self._at += 1
+        return self._pieces[self._at - 1]
+
+    def position(self) -> list[int]:
+        return [self._start, self._at]
+
+    def fingerprint(self) -> str:
+        files = text_files(self._source.text or [])
+        return " ".join([self._source.describe(), *(str(path.stat().st_size) for path in files)])
+
+    def _read(self) -> None:
+        self._chunk = list(islice(self._documents, CHUNK))
+        texts = [text for text in self._chunk if not is_heldout(text, self._fraction)]
+        self._pieces = tokenise(self._lm, texts, self._data)
+        self._at = 0

@@ -1,0 +1,40 @@
+"""Recipes: one YAML file says the whole of a training run. Listing them loads no torch, reading one does."""
+
+from typing import TYPE_CHECKING, Any
+
+from hsae_hub.recipes.shipped import RecipeFile as RecipeFile
+from hsae_hub.recipes.shipped import find_recipe as find_recipe
+from hsae_hub.recipes.shipped import list_recipes as list_recipes
+
+if TYPE_CHECKING:
+    from hsae_hub.recipes.loading import LoadedRecipe as LoadedRecipe
+    from hsae_hub.recipes.loading import dump_recipe as dump_recipe
+    from hsae_hub.recipes.loading import load_recipe as load_recipe
+    from hsae_hub.recipes.schema import DataConfig as DataConfig
+    from hsae_hub.recipes.schema import DataSource as DataSource
+    from hsae_hub.recipes.schema import EvalSection as EvalSection
+    from hsae_hub.recipes.schema import ModelSection as ModelSection
+    from hsae_hub.recipes.schema import Recipe as Recipe
+    from hsae_hub.recipes.schema import TrainSection as TrainSection
+    from hsae_hub.recipes.schema import recipe_schema as recipe_schema
+
+_LAZY = {
+    "LoadedRecipe": "loading",
+    "dump_recipe": "loading",
+    "load_recipe": "loading",
+    "DataConfig": "schema",
+    "DataSource": "schema",
+    "EvalSection": "schema",
+    "ModelSection": "schema",
+    "Recipe": "schema",
+    "TrainSection": "schema",
+    "recipe_schema": "schema",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

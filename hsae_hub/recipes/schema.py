@@ -1,0 +1,265 @@
+"""What a recipe says. Keys that are not here are refused, and values are taken as written, never converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+from zlib import crc32
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    model_serializer,
+    model_validator,
+)
+
+from hsae_hub.architectures import SAEConfig, architecture, list_architectures, parse_config
+from hsae_hub.assets import EMBEDDED_MODEL
+
+Text = Annotated[str, Field(min_length=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+_BELONGS_TO = {
+    "config": "dataset",
+    "split": "dataset",
+    "column": "dataset",
+    "revision": "dataset",
+    "temperature": "sample",
+}
+
+
+def _parse_sae(value: Any) -> Any:
+    return parse_config(dict(value)) if isinstance(value, Mapping) else value
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors: one alternative of `sae` for each registered architecture."""
+    schema = Recipe.model_json_schema()
+    definitions = schema["$defs"]
+    configs = {name: architecture(name).config_class for name in list_architectures()}
+    for name, config in configs.items():
+        own = config.model_json_schema()
+        definitions.update(own.pop("$defs", {}))
+        required = dict.fromkeys(["architecture", *own.get("required", [])])
+        definitions[name] = {**own, "required": list(required)}
+    definitions["SAEConfig"] = {"oneOf": [{"$ref": f"#/$defs/{name}"} for name in configs]}
+    extends = {"type": "string", "description": "A recipe, by file or name, that this one changes."}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "properties": {"extends": extends, **schema["properties"]},
+        "required": [],  # `extends` may bring every section
+    }
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class ModelSection(_Section):
+    """The language model whose activations are read."""
+
+    id: Text = EMBEDDED_MODEL
+    """Repository on the hub, local folder, or the name of the embedded model."""
+    revision: Text | None = None
+    """Commit, tag or branch on the hub."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type the language model runs in."""
+
+
+class DataSource(_Section):
+    """Where text comes from: exactly one of text, dataset, builtin, sample and lines."""
+
+    text: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Text files, as paths or globs; long files are divided into documents at blank lines."""
+    dataset: Text | None = None
+    """A data set on the hub, read as a stream."""
+    config: Text | None = None
+    """Configuration of the data set."""
+    split: Text = "train"
+    """Split of the data set."""
+    column: Text = "text"
+    """Column of the data set that holds the text."""
+    revision: Text | None = None
+    """Commit, tag or branch of the data set."""
+    builtin: Literal["python-docs"] | None = None
+    """Text that every Python carries: `pydoc_data.topics`."""
+    sample: PositiveInt | None = None
+    """Tokens of text that the language model itself writes."""
+    temperature: PositiveFloat = 1.0
+    """Temperature at which `sample` is drawn; 1 is the model's own distribution."""
+    lines: Annotated[list[str], Field(min_length=1)] | None = None
+    """The documents themselves."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DataSource:
+        kinds = ("text", "dataset", "builtin", "sample", "lines")
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of {', '.join(kinds)}; given: {', '.join(given) or 'none'}"
+            )
+        for key in sorted(self.model_fields_set & _BELONGS_TO.keys()):
+            if _BELONGS_TO[key] != given[0] and getattr(self, key) is not None:
+                raise ValueError(f"{key} goes with {_BELONGS_TO[key]}, not with {given[0]}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_its_kind(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        kind = self.kind
+        return {
+            key: value
+            for key, value in handler(self).items()
+            if value is not None and _BELONGS_TO.get(key, kind) == kind
+        }
+
+    @property
+    def kind(self) -> Literal["text", "dataset", "builtin", "sample", "lines"]:
+        """Which of the five it is."""
+        if self.text is not None:
+            return "text"
+        if self.dataset is not None:
+            return "dataset"
+        if self.builtin is not None:
+            return "builtin"
+        return "lines" if self.sample is None else "sample"
+
+    def describe(self) -> str:
+        """One line for people, as the card prints it; local paths are not in it."""
+        if self.text is not None:
+            return "text files"
+        if self.dataset is not None:
+            config = f" ({self.config})" if self.config else ""
+            at = f"@{self.revision}" if self.revision else ""
+            return f"{self.dataset}{config}{at}, split {self.split}"
+        if self.builtin is not None:
+            return "documentation that Python carries (pydoc_data.topics)"
+        if self.lines is not None:
+            return f"{len(self.lines)} given lines"
+        return f"{self.sample:,} tokens sampled from the model, temperature {self.temperature:g}"
+
+
+class DataConfig(_Section):
+    """Text, and how it becomes batches of activations."""
+
+    train: Annotated[list[DataSource], Field(min_length=1)]
+    """Sources that are trained on, mixed document by document."""
+    heldout: Annotated[list[DataSource], Field(min_length=1)] | None = None
+    """Sources to measure on; without them a part of the training documents is held out."""
+    heldout_fraction: Fraction = 0.05
+    """Share of the training documents held out, chosen by a hash of their text, when `heldout` is not given."""
+    context_length: Annotated[int, Field(ge=2)] = 256
+    """Tokens of a context, BOS included."""
+    windows: Literal["all", "first"] = "all"
+    """Whether a document gives all of its contexts or only its first one."""
+    bos: bool = True
+    """Whether every context begins with the tokenizer's BOS."""
+    skip_special: bool = True
+    """Whether activations of special tokens (BOS, EOS, padding) are left out."""
+    buffer_tokens: PositiveInt = 65_536
+    """Activations that are shuffled together, at least `train.batch_size`."""
+    batch_contexts: PositiveInt = 16
+    """Contexts that the language model reads at once."""
+
+
+class TrainSection(_Section):
+    """How the SAE, and its baseline on the same batches, is trained."""
+
+    steps: PositiveInt | None = None
+    """Length of the run in optimiser steps; or give `tokens`."""
+    tokens: PositiveInt | None = None
+    """Length of the run in activations, repeats counted; or give `steps`."""
+    batch_size: PositiveInt
+    """Activations a step."""
+    lr: PositiveFloat
+    """Peak learning rate."""
+    betas: Annotated[list[Decay], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    """Adam's decay rates of the two moments."""
+    warmup_steps: NonNegativeInt = 1000
+    """Steps over which the learning rate grows linearly to `lr`."""
+    final_lr: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Fraction of `lr` that the cosine ends at."""
+    clip_norm: PositiveFloat | None = 0.75
+    """Largest global norm of the gradient; null does not clip."""
+    checkpoint_every: PositiveInt = 1000
+    """Steps between checkpoints."""
+    log_every: PositiveInt = 50
+    """Steps between lines in metrics.jsonl."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the SAE's weights."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if (self.steps is None) == (self.tokens is None):
+            both = "given: both; null takes one away" if self.steps else "given: none"
+            raise ValueError(f"give exactly one of steps and tokens; {both}")
+        if self.warmup_steps > self.n_steps:
+            raise ValueError(
+                f"warmup_steps (={self.warmup_steps}) must be at most the run's {self.n_steps} steps"
+            )
+        return self
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the run; `tokens` are rounded up to whole batches."""
+        return self.steps if self.steps is not None else -(-(self.tokens or 0) // self.batch_size)
+
+    @property
+    def n_tokens(self) -> int:
+        """Activations of the run."""
+        return self.n_steps * self.batch_size
+
+
+class EvalSection(_Section):
+    """What is measured after training, on held-out text."""
+
+    tokens: PositiveInt = 50_000
+    """Activations for the core metrics and, from training's text, for the statistics of latents."""
+
+
+class Recipe(_Section):
+    """One training run, whole: model, place, text, SAE, optimiser and seed."""
+
+    model: ModelSection = ModelSection()
+    hookpoint: Text
+    """Place in the language model, such as `model.layers.3`: the residual stream after layer 3."""
+    data: DataConfig
+    sae: Annotated[SerializeAsAny[SAEConfig], BeforeValidator(_parse_sae)]
+    """The SAE's hyper-parameters."""
+    baseline: Annotated[SerializeAsAny[SAEConfig], BeforeValidator(_parse_sae)] | None = None
+    """A second SAE, usually flat, trained on the same batches to compare with."""
+    train: TrainSection
+    eval: EvalSection = EvalSection()
+    seed: NonNegativeInt = 0
+    """Everything random follows from it; `seed_for` gives each use its own."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if self.data.buffer_tokens < self.train.batch_size:
+            raise ValueError(
+                f"data.buffer_tokens (={self.data.buffer_tokens}) must be at least train.batch_size "
+                f"(={self.train.batch_size})"
+            )
+        if self.baseline is not None and self.baseline.d_in != self.sae.d_in:
+            raise ValueError(
+                f"baseline.d_in (={self.baseline.d_in}) must be sae.d_in (={self.sae.d_in})"
+            )
+        return self
+
+    def seed_for(self, use: Literal["init", "data", "sample"]) -> int:
+        """Seed of the initial weights, of the order of the data, or of the text that the model writes."""
+        return crc32(f"{self.seed}/{use}".encode())
