@@ -1,0 +1,6 @@
+"""The model card: written from a run's own files, and checked before it is published."""
+
+from hsae_hub.card.check import CARD as CARD
+from hsae_hub.card.check import check_card as check_card
+from hsae_hub.card.check import is_rendered as is_rendered
+from hsae_hub.card.render import render_card as render_card

@@ -1,0 +1,78 @@
+"""Cards as text: their metadata, the notes in them, and what they lack."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+CARD = "README.md"
+TAGS = ["sparse-autoencoder", "hsae", "interpretability", "mechanistic-interpretability"]
+NOTES_BEGIN, NOTES_END = "<!-- hsae:notes -->", "<!-- /hsae:notes -->"
+NOTES_HINT = "<!-- Anything written here stays when the card is written again. -->"
+_MARK = "<!-- hsae-hub card "
+_SECTIONS = (
+    "How to load",
+    "Where it reads the model",
+    "What was measured",
+    "Training",
+    "Data",
+    "Limits",
+    "How to cite",
+    "Files",
+)
+_PLACEHOLDERS = re.compile(
+    r"\[more information needed\]|\bTODO\b|\bFIXME\b|\{\{|\[your[ -][^\]]*\]|<your[ -][^>]*>", re.I
+)
+
+
+def is_rendered(text: str) -> bool:
+    """Whether a card was written by `render_card`, so that writing it again loses nothing but what it got wrong."""
+    return _MARK in text and NOTES_BEGIN in text and NOTES_END in text
+
+
+def check_card(text: str) -> list[str]:
+    """What a card lacks, one line each; none if it can be published."""
+    problems = []
+    front = front_of(text)
+    if front is None:
+        return ["it does not begin with metadata between two lines ---"]
+    for key in ("library_name", "license", "tags"):
+        if not front.get(key):
+            problems.append(f"its metadata lacks {key}")
+    tags = front.get("tags") or []
+    missing = [tag for tag in TAGS[:2] if not isinstance(tags, list) or tag not in tags]
+    if missing:
+        problems.append(f"its tags lack {', '.join(missing)}")
+    if is_rendered(text):
+        headings = set(re.findall(r"^## (.+)$", text, re.M))
+        problems += [f"it lacks the section {name!r}" for name in _SECTIONS if name not in headings]
+    found = _PLACEHOLDERS.search(text)
+    if found:
+        line = text.count("\n", 0, found.start()) + 1
+        problems.append(f"line {line} is not filled in: {found[0]}")
+    return problems
+
+
+def front_of(text: str) -> dict[str, Any] | None:
+    """A card's metadata; None if there is none that can be read."""
+    found = re.match(r"---\r?\n(.*?\n)---\r?\n", text, re.S)
+    try:
+        data = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def license_of(text: str) -> str | None:
+    """The licence that a card states."""
+    license = (front_of(text) or {}).get("license")
+    return license if isinstance(license, str) and license != "unknown" else None
+
+
+def notes_of(text: str) -> str:
+    """What was written by hand between a card's markers."""
+    _, begin, rest = text.partition(NOTES_BEGIN)
+    notes, end, _ = rest.partition(NOTES_END)
+    return notes.strip("\r\n").replace(NOTES_HINT, "").strip("\r\n") if begin and end else ""

@@ -1,0 +1,253 @@
+"""Hugging Face, or another server that speaks its protocol, as a place for SAEs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from hsae_hub import __version__
+from hsae_hub.errors import ConflictError, NetworkError, UsageError
+from hsae_hub.hub.cache import Cache
+from hsae_hub.hub.faults import Patience, explained
+from hsae_hub.hub.places import MAIN, Entry, OnBytes, RepoInfo, Tensor, same_content
+
+TAG = "hsae"
+"""Tag of the repositories that hold such SAEs; the card sets it."""
+_LISTED = 200  # repositories of one list
+
+T = TypeVar("T")
+
+
+class HuggingFace:
+    """A `Place` behind huggingface_hub, in its own cache; `endpoint` None is the one that package is set to.
+
+    Without `token` the saved one is used, but never sent to an endpoint that was named here.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        token: str | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        from huggingface_hub import HfApi, constants
+
+        self.name = (endpoint or constants.ENDPOINT).rstrip("/")
+        host = urlsplit(self.name)
+        own = endpoint is None or self.name in (constants.ENDPOINT, "https://huggingface.co")
+        if (
+            token
+            and host.scheme == "http"
+            and host.hostname not in ("127.0.0.1", "localhost", "::1")
+        ):
+            raise UsageError(
+                f"a token would go to {self.name} unencrypted", fix=f"https://{host.netloc}"
+            )
+        self.cache = Cache(cache_dir or Path(constants.HF_HUB_CACHE))
+        self._api = HfApi(
+            endpoint=self.name,
+            token=token or (None if own else False),
+            library_name="hsae-hub",
+            library_version=__version__,
+        )
+        self._patience = Patience()
+
+    def resolve(self, repo: str, revision: str | None) -> str:
+        if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+            return revision
+        info = self._ask(repo, revision, lambda: self._api.model_info(repo, revision=revision))
+        if info.sha is None:
+            raise NetworkError(f"{self.name} does not say which commit {repo} is at")
+        return str(info.sha)
+
+    def tree(self, repo: str, commit: str) -> list[Entry]:
+        def ask() -> list[Entry]:
+            return [
+                _entry(item)
+                for item in self._api.list_repo_tree(repo, revision=commit, recursive=True)
+                if hasattr(item, "size")
+            ]
+
+        return self._ask(repo, commit, ask)
+
+    def fetch(
+        self,
+        repo: str,
+        commit: str,
+        entry: Entry,
+        *,
+        again: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> Path:
+        def ask() -> str:
+            return self._api.hf_hub_download(
+                repo,
+                entry.path,
+                revision=commit,
+                cache_dir=self.cache.root,
+                force_download=again,
+                tqdm_class=_counter(on_bytes),
+            )
+
+        return Path(self._ask(repo, commit, ask, entry.path))
+
+    def tensors(self, repo: str, commit: str, entry: Entry) -> list[Tensor]:
+        def ask() -> Any:
+            return self._api.parse_safetensors_file_metadata(repo, entry.path, revision=commit)
+
+        found = self._ask(repo, commit, ask, entry.path).tensors
+        return [Tensor(name, str(t.dtype), tuple(t.shape)) for name, t in found.items()]
+
+    def is_private(self, repo: str) -> bool:
+        return bool(self._ask(repo, None, lambda: self._api.model_info(repo)).private)
+
+    def create(self, repo: str, *, private: bool) -> str | None:
+        tried: list[bool] = []
+
+        def ask() -> None:
+            again = bool(tried)  # after a lost answer the repository may be there: the caller's own
+            tried.append(True)
+            self._api.create_repo(repo, private=private, exist_ok=again)
+
+        self._ask(repo, None, ask)
+        return self.resolve(repo, None)
+
+    def commit(
+        self,
+        repo: str,
+        add: Mapping[str, Path | bytes],
+        remove: Sequence[str],
+        *,
+        message: str,
+        parent: str | None,
+    ) -> str:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        def ask() -> str:
+            landed = self._landed(repo, add, remove, parent) if tried else None
+            tried.append(True)
+            if landed is not None:
+                return landed
+            operations: list[Any] = [
+                CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+                for path, content in add.items()
+            ]
+            operations += [CommitOperationDelete(path, is_folder=False) for path in remove]
+            with _no_bars():
+                made = self._api.create_commit(
+                    repo,
+                    operations,
+                    commit_message=message,
+                    revision=MAIN,
+                    parent_commit=parent,
+                )
+            return str(made.oid)
+
+        tried: list[bool] = []
+        return self._ask(repo, None, ask)
+
+    def _landed(
+        self, repo: str, add: Mapping[str, Path | bytes], remove: Sequence[str], parent: str | None
+    ) -> str | None:
+        """The commit that was made although its answer was lost."""
+        head = str(self._api.model_info(repo).sha)
+        if head == parent:
+            return None
+        tree = {entry.path: entry for entry in self.tree(repo, head)}
+        ours = all(p in tree and same_content(content, tree[p]) for p, content in add.items())
+        if ours and not tree.keys() & set(remove):
+            return head
+        raise ConflictError(f"{repo} moved to {head[:12]} on {self.name} during the push")
+
+    def tags(self, repo: str) -> dict[str, str]:
+        refs = self._ask(repo, None, lambda: self._api.list_repo_refs(repo))
+        return {tag.name: tag.target_commit for tag in refs.tags}
+
+    def tag(self, repo: str, tag: str, commit: str) -> None:
+        def ask() -> None:
+            self._api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
+
+        self._ask(repo, commit, ask)
+        named = self.tags(repo).get(tag)  # an existing tag stays where it is, without an error
+        if named != commit:
+            raise ConflictError(f"tag {tag} of {repo} names {str(named)[:12]}, not {commit[:12]}")
+
+    def repos(self) -> list[RepoInfo]:
+        def ask() -> list[Any]:
+            return list(
+                self._api.list_models(
+                    filter=TAG,
+                    sort="last_modified",
+                    limit=_LISTED,
+                    expand=["lastModified", "private", "sha"],
+                )
+            )
+
+        return [
+            RepoInfo(
+                model.id,
+                bool(model.private),
+                model.sha,
+                model.last_modified.isoformat(timespec="seconds") if model.last_modified else "",
+            )
+            for model in self._ask(TAG, None, ask)
+        ]
+
+    def url(self, repo: str, commit: str | None = None) -> str:
+        return f"{self.name}/{repo}" + (f"/tree/{commit}" if commit else "")
+
+    def _ask(
+        self, repo: str, revision: str | None, attempt: Callable[[], T], path: str = "a file"
+    ) -> T:
+        try:
+            return self._patience.call(attempt)
+        except Exception as error:
+            told = explained(error, repo, revision, self.name, path)
+            if told is None or told is error:
+                raise
+            raise told from error
+
+
+def _entry(item: Any) -> Entry:
+    if item.lfs is not None:
+        return Entry(item.path, item.lfs.size, sha256=item.lfs.sha256)
+    return Entry(item.path, item.size, git_sha1=item.blob_id)
+
+
+def _counter(on_bytes: OnBytes | None) -> Any:
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class Counter(tqdm):
+        """A bar that shows nothing and passes on what it is told."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:  # tqdm's own signature
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: int | float | None = 1) -> None:
+            if on_bytes is not None and n:
+                on_bytes(int(n))
+
+    return Counter
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    before = are_progress_bars_disabled()
+    if not before:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()

@@ -1,0 +1,156 @@
+"""What a hub is to everything above it: files under a commit. Hugging Face and a folder are the two there are."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from hsae_hub.hub.cache import Cache
+
+MAIN = "main"
+"""The branch that a push goes to and that a reference without a revision means."""
+
+
+OnBytes = Callable[[int], None]
+"""Told the number of bytes that arrived since it was told last."""
+
+
+class Entry(NamedTuple):
+    """A file of a commit, as the hub describes it."""
+
+    path: str
+    size: int
+    """In bytes."""
+    sha256: str | None = None
+    """None where the hub knows git's hash only."""
+    git_sha1: str | None = None
+    """Git's hash of the content; None where the hub knows sha256."""
+
+
+class RepoInfo(NamedTuple):
+    """A repository in a hub's list."""
+
+    repo: str
+    private: bool
+    commit: str | None
+    updated: str
+    """Time of the newest commit, ISO 8601."""
+
+
+class Tensor(NamedTuple):
+    """A tensor of a weight file, as its header describes it."""
+
+    name: str
+    dtype: str
+    """As safetensors spells it: F32, BF16."""
+    shape: tuple[int, ...]
+
+
+def content_hash(content: Path | bytes, entry: Entry) -> str:
+    """Hash of a local content by the algorithm that the hub used for `entry`."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if entry.sha256 is not None:
+        digest = hashlib.sha256()
+    else:
+        digest = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def same_content(content: Path | bytes, entry: Entry) -> bool:
+    """Whether a local content is the one that the hub describes."""
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    return size == entry.size and content_hash(content, entry) == (entry.sha256 or entry.git_sha1)
+
+
+@runtime_checkable
+class Place(Protocol):
+    """A hub. Every method raises the package's own errors, after it has tried again what may pass."""
+
+    name: str
+    """Its address, for people."""
+    cache: Cache
+    """Where what was pulled from it lies."""
+
+    def resolve(self, repo: str, revision: str | None) -> str:
+        """Commit that a branch, tag or commit means.
+
+        Raises:
+            NotFoundError: no such repository or revision, or it may not be seen.
+            DeniedError: gated, or the token is not good enough.
+            NetworkError: the hub cannot be reached.
+        """
+        ...
+
+    def tree(self, repo: str, commit: str) -> list[Entry]:
+        """Every file of a commit."""
+        ...
+
+    def fetch(
+        self,
+        repo: str,
+        commit: str,
+        entry: Entry,
+        *,
+        again: bool = False,
+        on_bytes: OnBytes | None = None,
+    ) -> Path:
+        """A local copy of a file; `again` fetches it even if there is one. Its content is for the caller to check."""
+        ...
+
+    def tensors(self, repo: str, commit: str, entry: Entry) -> list[Tensor]:
+        """Header of a weight file, without its weights."""
+        ...
+
+    def is_private(self, repo: str) -> bool:
+        """Whether only its owners see a repository."""
+        ...
+
+    def create(self, repo: str, *, private: bool) -> str | None:
+        """Makes a repository; the commit that it starts with, if it starts with one.
+
+        Raises:
+            ConflictError: there is one of that name.
+        """
+        ...
+
+    def commit(
+        self,
+        repo: str,
+        add: Mapping[str, Path | bytes],
+        remove: Sequence[str],
+        *,
+        message: str,
+        parent: str | None,
+    ) -> str:
+        """Writes files in one commit on top of `parent`, the newest one (None: there is none yet); all or nothing.
+
+        Raises:
+            ConflictError: `parent` is not the newest commit any more.
+        """
+        ...
+
+    def tags(self, repo: str) -> dict[str, str]:
+        """Commit of every tag."""
+        ...
+
+    def tag(self, repo: str, tag: str, commit: str) -> None:
+        """Names a commit, for good.
+
+        Raises:
+            ConflictError: the tag names another commit.
+        """
+        ...
+
+    def repos(self) -> list[RepoInfo]:
+        """The SAEs it holds, newest first."""
+        ...
+
+    def url(self, repo: str, commit: str | None = None) -> str:
+        """Where a person finds a repository."""
+        ...
