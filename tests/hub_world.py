@@ -12,6 +12,7 @@ from loopback_hub import OWNER, LoopbackHub
 
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import (
+    WEIGHTS,
     HookpointConfig,
     LatentTable,
     ModelConfig,
@@ -76,10 +77,12 @@ def make_run(
     stats = LatentTable(torch.rand(sae.d_sae), torch.rand(sae.d_sae), 640)
     if baseline:
         save(build(FLAT, seed=seed), folder / "baseline", **about)
-    save(sae, folder, stats=stats, baseline="baseline" if baseline else None, **about)
+    saved = save(sae, folder, stats=stats, baseline="baseline" if baseline else None, **about)
     if evaluated:
         (folder / "eval").mkdir(exist_ok=True)
-        (folder / "eval" / "core.json").write_text(json.dumps(CORE))
+        (folder / "eval" / "core.json").write_text(
+            json.dumps({**CORE, "weights": {"sae": saved.files[WEIGHTS].sha256}})
+        )
     (folder / "recipe.yaml").write_text("hookpoint: model.layers.3\n")
     (folder / "SUMMARY.json").write_text(json.dumps({"steps": 10, "seconds": 90.0}))
     (folder / "metrics.jsonl").write_text("{}\n")

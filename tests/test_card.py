@@ -204,3 +204,12 @@ def test_training_tells_where_weights_come_from(tmp_path: Path) -> None:
     card = render_card(tmp_path)
     assert rows(section(card, "Training"))["activations seen"] == ["1,000,000, repeats counted"]
     assert "- one\n- two\n" in section(card, "Data")
+
+
+def test_a_report_about_other_weights_is_not_believed(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    assert "0.8125" in render_card(tmp_path / "run")
+    measured = (tmp_path / "run" / "eval" / "core.json").read_text()
+    make_run(tmp_path / "run", seed=1)
+    (tmp_path / "run" / "eval" / "core.json").write_text(measured)
+    assert "0.8125" not in render_card(tmp_path / "run")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hsae_hub.artifact import CONFIG, ArtifactConfig, read_config
+from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, read_config
 from hsae_hub.assets import EMBEDDED_MODEL
 from hsae_hub.card.check import CARD
 from hsae_hub.errors import CorruptError
@@ -41,14 +41,16 @@ def list_of(value: Any) -> list[Any]:
 
 
 class Run:
-    """What the files of a folder say; an absent one says nothing."""
+    """What the files of a folder say; an absent one, and a report about other weights, says nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = read_config(folder)
         self.summary = _json(folder / "SUMMARY.json")
         self.environment = _json(folder / "env.json")
-        self.core = _json(folder / "eval" / "core.json")
+        core = _json(folder / "eval" / "core.json")
+        measured = dict_of(core.get("weights")).get("sae")
+        self.core = core if measured == self.config.files[WEIGHTS].sha256 else {}
         self.recipe = _yaml(folder / "resolved.yaml")
         own = folder / CARD
         self.card = own.read_text(encoding="utf-8", errors="replace") if own.is_file() else ""

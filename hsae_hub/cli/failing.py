@@ -1,0 +1,84 @@
+"""How a command fails: one line, why, what to try, and an exit code; or the same as one JSON object."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import tempfile
+import traceback
+
+import typer
+
+from hsae_hub.errors import HSAEError, InterruptedRun, ResourceError, UsageError
+
+
+def understood(error: BaseException) -> HSAEError | None:
+    """The error as one of ours, if its meaning is known; None for what nobody expected."""
+    if isinstance(error, HSAEError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRun("interrupted", signal=2)
+    if isinstance(error, typer.TyperException):
+        return _usage(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return ResourceError(
+            f"no space left on the disk of {error.filename or 'the output'}",
+            fix="free some space, or write elsewhere",
+        )
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.OutOfMemoryError)
+    ):
+        return ResourceError(
+            "out of memory",
+            why=str(error).splitlines()[0] if str(error) else "",
+            fix="smaller batches, or another --device",
+        )
+    return None
+
+
+def unexpected(error: BaseException) -> HSAEError:
+    """An error nobody expected, with its traceback saved to a file that the message names."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="hsae-traceback-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as file:
+        file.write("".join(traceback.format_exception(error)))
+    told = str(error).strip().splitlines()
+    return HSAEError(
+        f"unexpected {type(error).__name__}: {told[0] if told else 'no message'}",
+        why=f"the traceback is in {file.name}",
+        fix="the same command with --debug, or report it with that file",
+    )
+
+
+def as_text(error: HSAEError) -> str:
+    """What a person reads on stderr."""
+    lines = [f"error: {error.message}"]
+    if isinstance(error, UsageError):
+        lines += [f"  {problem}" for problem in error.problems if problem != error.message]
+    lines += _labelled("why", error.why) + _labelled("try", error.fix)
+    return "\n".join(lines)
+
+
+def as_json(error: HSAEError) -> str:
+    """What `--json` prints on stdout."""
+    return json.dumps({"schema": "hsae.error/1", "error": error.as_dict()}, ensure_ascii=False)
+
+
+def debugging(args: list[str]) -> bool:
+    """Whether tracebacks are wanted."""
+    return "--debug" in args or os.environ.get("HSAE_DEBUG", "") not in ("", "0")
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    first, *rest = text.splitlines() or [""]
+    return [f"  {label}: {first}", *(f"       {line}" for line in rest)] if text else []
+
+
+def _usage(error: typer.TyperException) -> UsageError:
+    message = error.format_message().strip().rstrip(".")
+    context = getattr(error, "ctx", None)  # typer's usage errors have one, its base class does not
+    path = context.command_path if context is not None else "hsae"
+    return UsageError(f"{message[:1].lower()}{message[1:]}", fix=f"{path} -h")

@@ -1,0 +1,103 @@
+"""What the commands about a trained SAE share: finding it, its baseline, and text to measure on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from hsae_hub.cli.common import Output
+
+if TYPE_CHECKING:
+    from hsae_hub.architectures import SAE
+    from hsae_hub.recipes import DataConfig
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Another language model than the one the SAE was trained on.", metavar="ID"),
+]
+TextFiles = Annotated[
+    list[str] | None,
+    typer.Option("--text", metavar="FILE", help="Measure on these files or globs; repeatable."),
+]
+
+
+class Found(NamedTuple):
+    """An SAE, loaded."""
+
+    sae: SAE[Any]
+    folder: Path
+    """Where its files lie on this machine."""
+    revision: str | None
+    """Commit on its hub; None for a folder."""
+
+
+def find(ref: str, hub: str | None, out: Output, *, whole: bool = False) -> Found:
+    """Loads an SAE from a folder or a hub; `whole` pulls its baseline too.
+
+    Raises:
+        HSAEError: whatever `hsae_hub.load` raises.
+    """
+    from hsae_hub.artifact import read_artifact
+    from hsae_hub.hub import Hub, Ref
+    from hsae_hub.hub.pull import pull
+
+    parsed = Ref.parse(ref)
+    if parsed.folder is not None:
+        return Found(read_artifact(parsed.folder, ref=ref).sae, parsed.folder, None)
+    with out.bars() as bars:
+        pulled = pull(
+            Hub(hub).place(),
+            parsed,
+            only_sae=not whole,
+            on_progress=lambda done, total: bars.update("pulling", done, total, in_bytes=True),
+        )
+    sae = read_artifact(pulled.folder, verify=False, ref=str(parsed)).sae
+    return Found(sae, pulled.folder, pulled.commit)
+
+
+def read_text(text: str) -> str:
+    """The text, or what comes on stdin for `-`."""
+    return sys.stdin.read() if text == "-" else text
+
+
+class Measuring(NamedTuple):
+    """What an SAE is measured on."""
+
+    data: DataConfig
+    tokens: int
+    seed: int
+    """Of the text that the language model writes itself."""
+
+
+def measuring(found: Found, files: list[str] | None) -> Measuring:
+    """Text that an SAE was not trained on: the files, else what its run held out, else Python's documentation.
+
+    Raises:
+        UsageError: the run's recipe cannot be read.
+    """
+    from hsae_hub.recipes import DataConfig, DataSource, EvalSection, load_recipe
+
+    run = found.folder / "resolved.yaml"
+    recipe = load_recipe(run).recipe if found.revision is None and run.is_file() else None
+    tokens = (recipe.eval if recipe else EvalSection()).tokens
+    seed = recipe.seed_for("sample") if recipe else 0
+    if recipe is not None and files is None:
+        return Measuring(recipe.data, tokens, seed)
+    source = DataSource(text=files) if files else DataSource(builtin="python-docs")
+    seen = found.sae.info.config.tokens if found.sae.info is not None else None
+    as_trained = {} if seen is None else seen.model_dump()
+    data = DataConfig(train=[source], heldout=[source] if files else None, **as_trained)
+    return Measuring(data, tokens, seed)
+
+
+def baseline_of(found: Found) -> SAE[Any] | None:
+    """The flat SAE that was trained on the same batches, if it lies beside this one."""
+    from hsae_hub.artifact import read_artifact
+
+    name = found.sae.info.config.baseline if found.sae.info is not None else None
+    if name is None or not (found.folder / name / "config.json").is_file():
+        return None
+    return read_artifact(found.folder / name).sae

@@ -1,0 +1,87 @@
+"""The entry point: the commands, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from typing import Annotated, TextIO
+
+import typer
+
+import hsae_hub
+from hsae_hub.cli import attach, card, doctor, evaluate, failing, hub, quickstart, recipes, train
+
+app = typer.Typer(
+    name="hsae",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(quickstart.quickstart)
+app.add_typer(recipes.app, name="recipes")
+app.command()(train.train)
+app.command(name="eval")(evaluate.evaluate)
+app.command()(card.card)
+app.command()(hub.push)
+app.command()(hub.pull)
+app.command()(hub.ls)
+app.command()(hub.show)
+app.command()(attach.decompose)
+app.command()(attach.steer)
+app.command()(attach.splice)
+app.command()(doctor.doctor)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    typer.echo(f"warning: {message}", err=True)
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"hsae-hub {hsae_hub.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Hierarchical sparse autoencoders: train, publish, pull, attach, steer, splice, decompose."""
+
+
+def run(args: list[str]) -> int:
+    """Runs one command line; returns its exit code."""
+    debug = failing.debugging(args)
+    words = [word for word in args if word != "--debug"] or ["--help"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(words, prog_name="hsae", standalone_mode=False)
+        if code == 130:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+        return int(code or 0)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        told = failing.understood(error) or failing.unexpected(error)
+        if "--json" in words:
+            typer.echo(failing.as_json(told))
+        typer.echo(failing.as_text(told), err=True)
+        return told.code
+
+
+def main() -> None:
+    """What the command `hsae` calls."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,5 @@
+"""What an SAE is worth, in numbers, on text it has not seen."""
+
+from hsae_hub.evaluation.core import CORE_FILE as CORE_FILE
+from hsae_hub.evaluation.core import CoreReport as CoreReport
+from hsae_hub.evaluation.core import evaluate as evaluate

@@ -1,0 +1,155 @@
+"""Core metrics of one SAE, and of a flat one beside it: reconstruction, sparsity, and the language model's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from hsae_hub.activations import heldout_windows, pad_contexts
+from hsae_hub.architectures import SAE
+from hsae_hub.artifact import WEIGHTS, write_atomic
+from hsae_hub.attach import Attached, attach
+from hsae_hub.metrics import LatentStats, ReconstructionStats
+from hsae_hub.models import LanguageModel, read_activations
+from hsae_hub.recipes import DataConfig, DataSource
+
+CORE_FILE = "eval/core.json"
+"""Where a run folder keeps its report."""
+_BATCH = 16  # contexts that the language model reads at once
+
+OnProgress = Callable[[str, int, int], None]
+"""Told which SAE is measured now, how many are done, and of how many."""
+
+
+class CoreReport(BaseModel):
+    """Everything that was measured, and on what; `saes` holds `sae` and, where there is one, `baseline`."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    schema_: Literal["hsae.eval.core/1"] = Field(default="hsae.eval.core/1", alias="schema")
+    command: str
+    tokens: int
+    """Activations measured: no special tokens."""
+    contexts: int
+    data: list[str]
+    """One line a source of text."""
+    seed: int
+    model: dict[str, str | None]
+    """Id and revision of the language model."""
+    hookpoint: str
+    weights: dict[str, str]
+    """sha256 of the measured weights, where they came from a file; a card ignores a report about others."""
+    saes: dict[str, dict[str, int | float]]
+    """Metrics by name."""
+
+    def save(self, folder: Path) -> Path:
+        """Writes the report where the card of a run folder finds it."""
+        path = folder / CORE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
+        return path
+
+
+def evaluate(
+    sae: SAE[Any],
+    data: DataConfig | Sequence[str],
+    *,
+    baseline: SAE[Any] | None = None,
+    model: str | LanguageModel | None = None,
+    tokens: int = 50_000,
+    seed: int = 0,
+    device: str | None = None,
+    command: str = "",
+    on_progress: OnProgress | None = None,
+) -> CoreReport:
+    """Measures an SAE, and a baseline on the same contexts, on about `tokens` activations of text it has not seen.
+
+    `data` is a recipe's section, whose held-out part is taken, or a list of texts. The language model is the one that
+    the SAE names unless `model` is given. `seed` is that of text which the model writes itself.
+
+    Raises:
+        UsageError: no text is held out, or too little.
+        MisfitError: the SAE, or the baseline, does not fit the model.
+    """
+    attached = attach(sae, model, device=device)
+    lm = attached.lm
+    config = data if isinstance(data, DataConfig) else _section(data, sae)
+    contexts = heldout_windows(config, lm, tokens=tokens, sample_seed=seed)
+    saes = {"sae": attached}
+    if baseline is not None:
+        saes["baseline"] = attach(baseline, lm)
+    measured: dict[str, dict[str, int | float]] = {}
+    for number, (name, each) in enumerate(saes.items()):
+        if on_progress:
+            on_progress(name, number, len(saes))
+        measured[name] = _measure(each, contexts)
+    return CoreReport(
+        command=command,
+        tokens=int(measured["sae"]["tokens"]),
+        contexts=len(contexts),
+        data=[source.describe() for source in config.heldout or config.train],
+        seed=seed,
+        model={"id": lm.id, "revision": lm.revision},
+        hookpoint=str(attached.hookpoint),
+        weights={
+            name: each.sae.info.config.files[WEIGHTS].sha256
+            for name, each in saes.items()
+            if each.sae.info is not None
+        },
+        saes=measured,
+    )
+
+
+def _section(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
+    source = DataSource(lines=list(texts))
+    tokens = sae.info.config.tokens if sae.info is not None else None
+    if tokens is None:
+        return DataConfig(train=[source], heldout=[source])
+    return DataConfig(
+        train=[source],
+        heldout=[source],
+        context_length=tokens.context_length,
+        bos=tokens.bos,
+        skip_special=tokens.skip_special,
+    )
+
+
+@torch.no_grad()
+def _measure(attached: Attached, contexts: Sequence[Int64[Tensor, " _"]]) -> dict[str, int | float]:
+    sae = attached.sae
+    reconstruction, latents = ReconstructionStats(sae.d_in), LatentStats(sae.d_sae)
+    for at in range(0, len(contexts), _BATCH):
+        x = _activations(attached, list(contexts[at : at + _BATCH]))
+        out = sae(x)
+        reconstruction.update(x, out.sae_out)
+        latents.update(out.acts.values, out.acts.indices, x.norm(dim=-1))
+    with attached.splice() as spliced:
+        loss = spliced.loss(contexts).to_dict()
+    dead = latents.counts() == 0
+    n_parents = sae.shape.n_parents
+    found = {
+        "mse": reconstruction.mse(),
+        "cosine": reconstruction.cosine(),
+        "l0_sparsity": 100 * (1 - loss["l0"] / sae.d_sae),
+        "dead_latents": int(dead.sum()),
+        "dead_parents": int(dead[:n_parents].sum()) if sae.shape.n_children else None,
+        "d_sae": sae.d_sae,
+    }
+    return {name: value for name, value in {**loss, **found}.items() if value is not None}
+
+
+def _activations(
+    attached: Attached, contexts: list[Int64[Tensor, " _"]]
+) -> Float[Tensor, "tokens d_in"]:
+    """Activations of the ordinary tokens of some contexts."""
+    lm = attached.lm
+    ids, mask = pad_contexts(contexts, lm.tokenizer.pad_token_id or 0)
+    ordinary = mask & ~torch.isin(ids, torch.tensor(sorted(lm.special_ids)))
+    x = read_activations(lm, attached.hookpoint, ids.to(lm.device), mask.long().to(lm.device))
+    return x[ordinary.to(lm.device)]

@@ -1,0 +1,191 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hsae_hub.cli import failing, main
+from hsae_hub.cli.common import pairs, size_text, table
+from hsae_hub.cli.main import app, run
+from hsae_hub.errors import HSAEError, InterruptedRun, UsageError
+
+HSAE = [sys.executable, "-c", "from hsae_hub.cli.main import main; main()"]
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+VERBS = [command for command in COMMANDS if command != "quickstart"]  # a script over the others
+
+
+def fail(capsys, *args):
+    """Exit code, stdout and stderr of a command."""
+    code = run(list(args))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_loads_nothing_heavy_and_is_quick():
+    code = (
+        "import sys\n"
+        "from hsae_hub.cli.main import run\n"
+        "assert run(['--help']) == 0\n"
+        "heavy = {'torch', 'transformers', 'nnsight', 'datasets', 'huggingface_hub', 'pydantic'}\n"
+        "print(heavy & sys.modules.keys(), file=sys.stderr)\n"
+    )
+    spent = []
+    for _ in range(3):  # the machine may be busy: the best of three
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        spent.append(time.perf_counter() - started)
+        assert done.returncode == 0 and done.stderr == "set()\n"
+        assert done.stdout.startswith("Usage: hsae ")
+        if spent[-1] < 0.4:
+            break
+    assert min(spent) < 0.8  # 0.26 s on an idle machine
+
+
+@pytest.mark.parametrize("command", VERBS)
+def test_every_command_has_help_with_an_example_and_the_common_options(command, capsys):
+    code, out, _ = fail(capsys, command, "-h")
+    assert code == 0
+    assert out.startswith(f"Usage: hsae {command} ")
+    assert "--json" in out and "--quiet" in out
+    assert f"  hsae {command}" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_fails_as_json(command, capsys):
+    code, out, err = fail(capsys, command, "--json", "--nonsense")
+    assert code == 2
+    error = json.loads(out)
+    assert error["schema"] == "hsae.error/1"
+    assert error["error"]["kind"] == "usage" and error["error"]["code"] == 2
+    assert "--nonsense" in error["error"]["message"]
+    assert err.startswith("error: no such option: --nonsense")
+
+
+def test_no_command_prints_the_help(capsys):
+    assert fail(capsys)[1].startswith("Usage: hsae ")
+    assert fail(capsys, "recipes") == (2, "", "error: missing command\n  try: hsae recipes -h\n")
+
+
+def test_the_version(capsys):
+    assert fail(capsys, "--version") == (0, "hsae-hub 0.1.0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["trian"], "error: no such command 'trian'. Did you mean 'train'?\n  try: hsae -h\n"),
+        (["recipes", "sow"],
+         "error: no such command 'sow'. Did you mean 'show'?\n  try: hsae recipes -h\n"),
+        (["recipes", "ls", "--jsn"],
+         "error: no such option: --jsn (Possible options: --json)\n  try: hsae recipes ls -h\n"),
+        (["recipes", "check"], "error: missing argument 'RECIPE'\n  try: hsae recipes check -h\n"),
+        (["train"],
+         "error: give a recipe, or --resume with a run folder\n  try: hsae recipes ls\n"),
+    ],
+)  # fmt: skip
+def test_golden_usage_errors(args, expected, capsys):
+    assert fail(capsys, *args) == (2, "", expected)
+
+
+def test_golden_error_of_a_recipe(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r1.yaml").write_text(
+        "extends: gemma2-tiny-en/l3_hsae\nsae:\n  n_experts: 4\nlr: 1\n"
+    )
+    code, out, err = fail(capsys, "train", "r1.yaml", "--set", "train.batchsize=8")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: the recipe has 3 problems; nothing was run\n"
+        "  r1.yaml:3: sae.n_experts: unknown key; did you mean 'sae.n_parents'?\n"
+        "  r1.yaml:4: lr: unknown key; did you mean 'train.lr'?\n"
+        "  --set train.batchsize=8: train.batchsize: unknown key; did you mean 'train.batch_size'?\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_golden_error_of_a_missing_recipe(capsys):
+    assert fail(capsys, "recipes", "show", "gemma2-tiny/l3_hsae") == (
+        3,
+        "",
+        "error: no recipe 'gemma2-tiny/l3_hsae'; did you mean 'gemma2-tiny-en/l3_hsae'?\n"
+        "  why: it is neither a file nor the name of a shipped recipe\n"
+        "  try: hsae recipes ls\n",
+    )
+
+
+def test_every_problem_is_in_the_json(capsys):
+    args = ["recipes", "check", "gemma2-tiny-en/l3_hsae", "--set", "a=1", "--set", "b=2", "--json"]
+    code, out, _ = fail(capsys, *args)
+    assert code == 2
+    assert len(json.loads(out)["error"]["problems"]) == 2
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_unexpected_error_saves_its_traceback(debug, capsys, monkeypatch, tmp_path):
+    def explode(*args, **kwargs):
+        raise ZeroDivisionError("deep inside\nand more")
+
+    monkeypatch.setattr("hsae_hub.recipes.list_recipes", explode)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, out, err = fail(capsys, "recipes", "ls", *(["--debug"] if debug else []))
+    (saved,) = tmp_path.iterdir()
+    assert (code, out) == (1, "")
+    assert "in explode" in saved.read_text()
+    assert (
+        f"error: unexpected ZeroDivisionError: deep inside\n  why: the traceback is in {saved}"
+        in err
+    )
+    assert ("Traceback" in err) == debug
+
+
+def test_debug_comes_from_the_environment_too(capsys, monkeypatch):
+    monkeypatch.setenv("HSAE_DEBUG", "1")
+    code, _, err = fail(capsys, "recipes", "show", "nowhere")
+    assert code == 3 and "Traceback" in err
+    monkeypatch.setenv("HSAE_DEBUG", "0")
+    assert "Traceback" not in fail(capsys, "recipes", "show", "nowhere")[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (InterruptedRun("stopped", signal=15), 143),
+        (MemoryError(), 7),
+        (OSError(28, "No space left on device"), 7),
+    ],
+)
+def test_codes_of_what_is_not_ours(error, code, capsys, monkeypatch):
+    def explode(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("hsae_hub.recipes.list_recipes", explode)
+    got, out, err = fail(capsys, "recipes", "ls", "--json")
+    assert got == code
+    assert json.loads(out)["error"]["code"] == code
+    assert err.startswith("error: ") and "Traceback" not in err
+
+
+def test_several_things_to_try_stand_under_each_other():
+    error = HSAEError("bad", why="because", fix="one\ntwo")
+    assert failing.as_text(error) == "error: bad\n  why: because\n  try: one\n       two"
+    assert failing.as_text(UsageError("bad", problems=("a", "b"))) == "error: bad\n  a\n  b"
+
+
+def test_a_closed_pipe_is_quiet():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*HSAE, "recipes", "ls"], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert done.stderr == ""
+
+
+def test_layout_of_tables_and_pairs():
+    assert table(("name", "n"), [("a", "1"), ("bb", "22")]) == "name   n\na      1\nbb    22"
+    assert pairs([("a", "1"), ("bbb", "2")]) == "a    1\nbbb  2"
+    assert [size_text(n) for n in (999, 11_540_000, 2e12)] == ["999 B", "11.5 MB", "2.0 TB"]
+    assert main.app.info.name == "hsae"

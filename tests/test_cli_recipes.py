@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from hsae_hub.cli.main import run
+from hsae_hub.recipes import list_recipes, load_recipe
+
+TINY = "gemma2-tiny-en/l3_hsae"
+
+
+def succeed(capsys, *args):
+    assert run(list(args)) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def test_ls(capsys):
+    out = succeed(capsys, "recipes", "ls")
+    assert all(name in out for name in list_recipes())
+    assert succeed(capsys, "recipes", "ls", "-q").split() == list_recipes()
+    listed = json.loads(succeed(capsys, "recipes", "ls", "--json"))
+    assert listed["schema"] == "hsae.recipes_ls/1"
+    assert [recipe["name"] for recipe in listed["recipes"]] == list_recipes()
+
+
+def test_show_prints_the_file_or_what_would_be_run(capsys, tmp_path):
+    assert succeed(capsys, "recipes", "show", TINY).startswith("# H-SAE")
+    (tmp_path / "r.yaml").write_text(succeed(capsys, "recipes", "show", TINY, "--set", "seed=7"))
+    assert load_recipe(tmp_path / "r.yaml").recipe.seed == 7
+    shown = json.loads(succeed(capsys, "recipes", "show", TINY, "--json"))
+    assert shown["recipe"]["sae"]["architecture"] == "hsae"
+
+
+def test_cp_makes_it_yours_once(capsys, tmp_path):
+    path = succeed(capsys, "recipes", "cp", TINY, str(tmp_path), "-q").strip()
+    assert load_recipe(path).recipe == load_recipe(TINY).recipe
+    assert run(["recipes", "cp", TINY, str(tmp_path)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    succeed(capsys, "recipes", "cp", TINY, str(tmp_path), "--force")
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_check_counts_every_shipped_recipe(name, capsys):
+    found = json.loads(succeed(capsys, "recipes", "check", name, "--json"))
+    recipe = load_recipe(name).recipe
+    config = recipe.sae
+    d, n, m, s = config.d_in, config.n_parents, config.n_children, config.d_subspace
+    assert found["saes"]["sae"]["parameters"] == 2 * n * d + 2 * n * s * d + 2 * n * m * s
+    assert found["saes"]["sae"]["flops_a_step"] == 4 * recipe.train.batch_size * d * n
+    assert found["saes"]["baseline"]["weights_bytes"] == 4 * 2 * d * recipe.baseline.d_sae
+    assert found["tokens"] == found["steps"] * recipe.train.batch_size
+    assert "can be run" in succeed(capsys, "recipes", "check", name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        (["hookpoint=not a place"], 2, "names no place in a language model"),
+        (["hookpoint=model.layers.9"], 5, "no layer 9"),
+        (["sae.d_in=128", "baseline=null"], 5, "has width 256"),
+        (["sae.k=0"], 2, "sae.k"),
+    ],
+)
+def test_check_finds_what_would_fail(changes, code, message, capsys):
+    args = [word for change in changes for word in ("--set", change)]
+    assert run(["recipes", "check", TINY, *args]) == code
+    assert message in capsys.readouterr().err
