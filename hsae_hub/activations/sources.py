@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hsae_hub.errors import NetworkError, NotFoundError, UsageError
+from hsae_hub.errors import DeniedError, NetworkError, NotFoundError, UsageError
 from hsae_hub.recipes import DataSource
 
 IN_MEMORY = 64 << 20
@@ -26,6 +26,7 @@ def documents(source: DataSource, *, start: int = 0) -> Iterator[str]:
 
     Raises:
         NotFoundError: no such file, data set or column.
+        DeniedError: a data set is gated.
         UsageError: a file is not UTF-8 text.
         NetworkError: a data set cannot be reached.
     """
@@ -126,27 +127,33 @@ def _grouped(lines: Iterable[str]) -> Iterator[str]:
 
 def _rows(source: DataSource, start: int) -> Iterator[str]:
     import datasets
+    import httpx
 
     name = source.dataset or ""
     try:
         rows: Any = datasets.load_dataset(
             name, source.config, split=source.split, revision=source.revision, streaming=True
         )
+        for row in rows.skip(start) if start else rows:
+            if not isinstance(row.get(source.column), str):
+                raise NotFoundError(
+                    f"{name} has no column {source.column!r} of text",
+                    why=f"its columns: {', '.join(map(str, row))}",
+                    fix="give the right one as its `column`",
+                )
+            yield row[source.column]
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+        if "gated" in str(error):
+            raise DeniedError(
+                f"{name} is gated: {_first_line(error)}",
+                fix=f"accept its terms at https://huggingface.co/datasets/{name}\nhf auth login",
+            ) from None
         raise NotFoundError(
             f"cannot read {source.describe()}: {_first_line(error)}",
-            fix="check its name, config, split and revision; HF_HUB_OFFLINE=1 allows local ones only",
+            fix="check its name, config, split and revision",
         ) from None
-    except (ConnectionError, TimeoutError, OSError) as error:
+    except (OSError, httpx.HTTPError) as error:
         raise NetworkError(f"cannot reach {source.describe()}: {_first_line(error)}") from None
-    for row in rows.skip(start) if start else rows:
-        if not isinstance(row.get(source.column), str):
-            raise NotFoundError(
-                f"{name} has no column {source.column!r} of text",
-                why=f"its columns: {', '.join(map(str, row))}",
-                fix="name it as data.train.N.column",
-            )
-        yield row[source.column]
 
 
 def _first_line(error: BaseException) -> str:

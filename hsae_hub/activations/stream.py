@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hsae_hub.activations.windows import OnProgress, StreamState, WindowStream
+from hsae_hub.activations.contexts import OnProgress
+from hsae_hub.activations.windows import StreamState, WindowStream
 from hsae_hub.errors import UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, read_activations
 from hsae_hub.recipes import DataConfig

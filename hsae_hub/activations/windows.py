@@ -1,146 +1,25 @@
-"""From documents to contexts of tokens: in an order that follows from a seed, without end, from any saved position."""
+"""The training contexts, without end, in an order that follows from a seed, and from any saved position."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
 
-from hsae_hub.activations.sampling import sample_contexts
-from hsae_hub.activations.sources import (
-    digest,
-    documents,
-    fits_in_memory,
-    is_heldout,
-    text_files,
-)
+from hsae_hub.activations.contexts import OnProgress, sampled, tokenise, with_bos
+from hsae_hub.activations.sources import documents, fits_in_memory, is_heldout, text_files
 from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.models import LanguageModel
 from hsae_hub.recipes import DataConfig, DataSource
 
 CHUNK = 64
 """Documents that are tokenised together when they are streamed."""
-
-OnProgress = Callable[[Literal["sample", "fill"], int, int], None]
-"""Told what is being prepared, how much of it is done, and of how much."""
-
-
-def tokenise(lm: LanguageModel, texts: list[str], data: DataConfig) -> list[Int32[Tensor, " _"]]:
-    """The contexts of documents, without their BOS: consecutive pieces of each, the last one shorter."""
-    if not texts:
-        return []
-    length = body_length(lm, data)
-    rows = lm.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    pieces = []
-    for row in rows:
-        tokens = torch.tensor(row if data.windows == "all" else row[:length], dtype=torch.int32)
-        pieces += [tokens[at : at + length] for at in range(0, len(tokens), length)]
-    return pieces
-
-
-def body_length(lm: LanguageModel, data: DataConfig) -> int:
-    """Tokens of a context beside its BOS."""
-    return data.context_length - len(bos_of(lm, data))
-
-
-def bos_of(lm: LanguageModel, data: DataConfig) -> list[int]:
-    """What every context begins with: BOS, where it is wanted and the tokenizer has one."""
-    bos = lm.tokenizer.bos_token_id
-    return [bos] if data.bos and bos is not None else []
-
-
-def with_bos(
-    piece: Int32[Tensor, " _"], lm: LanguageModel, data: DataConfig
-) -> Int64[Tensor, " _"]:
-    """A context as the language model reads it."""
-    return torch.cat([torch.tensor(bos_of(lm, data), dtype=torch.int64), piece.long()])
-
-
-def heldout_windows(
-    data: DataConfig,
-    lm: LanguageModel,
-    *,
-    tokens: int,
-    sample_seed: int,
-    on_progress: OnProgress | None = None,
-) -> list[Int64[Tensor, " _"]]:
-    """Contexts that training never sees, from all sources in turn, until they hold `tokens` tokens beside BOS.
-
-    There may be fewer. They come from `data.heldout`, else from the documents that a hash of their text holds out; text
-    that the model samples is drawn apart, from another seed.
-
-    Raises:
-        UsageError: no text is held out.
-    """
-    sources = data.heldout or data.train
-    fraction = 1.0 if data.heldout else data.heldout_fraction
-    turns = [
-        _heldout_pieces(
-            source, f"{sample_seed}/heldout/{i}", fraction, lm, data, tokens, on_progress
-        )
-        for i, source in enumerate(sources)
-    ]
-    contexts: list[Tensor] = []
-    total = 0
-    while turns and total < tokens:
-        pieces = [(turn, next(turn, None)) for turn in turns]
-        turns = [turn for turn, piece in pieces if piece is not None]
-        for _, piece in pieces:
-            if piece is not None and total < tokens:
-                total += len(piece)
-                contexts.append(with_bos(piece, lm, data))
-    if not contexts:
-        raise UsageError(
-            f"no text is held out: {data.heldout_fraction:g} of the training documents are none",
-            fix="give more text, a larger data.heldout_fraction, or data.heldout",
-        )
-    return contexts
-
-
-def _heldout_pieces(
-    source: DataSource,
-    seed: str,
-    fraction: float,
-    lm: LanguageModel,
-    data: DataConfig,
-    tokens: int,
-    on_progress: OnProgress | None,
-) -> Iterator[Int32[Tensor, " _"]]:
-    if source.sample is not None:
-        wanted = min(tokens, max(1, round(source.sample * fraction)))
-        yield from _sample(source, wanted, seed, lm, data, on_progress)
-        return
-    texts: Iterator[str] = filter(lambda text: is_heldout(text, fraction), documents(source))
-    if fits_in_memory(source):
-        texts = iter(sorted(texts, key=digest))  # not only the first files
-    while chunk := list(islice(texts, CHUNK)):
-        yield from tokenise(lm, chunk, data)
-
-
-def _sample(
-    source: DataSource,
-    n_tokens: int,
-    seed: str,
-    lm: LanguageModel,
-    data: DataConfig,
-    on_progress: OnProgress | None,
-) -> list[Int32[Tensor, " _"]]:
-    return sample_contexts(
-        lm,
-        n_tokens,
-        context_length=data.context_length,
-        temperature=source.temperature,
-        seed=crc32(seed.encode()),
-        on_progress=(lambda done, total: on_progress("sample", done, total))
-        if on_progress
-        else None,
-    )
 
 
 class StreamState(NamedTuple):
@@ -201,9 +80,9 @@ class WindowStream:
             "readers": [reader.position() for reader in self._readers],
             "text": [reader.fingerprint() for reader in self._readers],
         }
-        sampled = self._sampled or []
-        lengths = torch.tensor([len(piece) for piece in sampled], dtype=torch.int64)
-        tokens = torch.cat([torch.empty(0, dtype=torch.int32), *sampled])
+        pieces = self._sampled or []
+        lengths = torch.tensor([len(piece) for piece in pieces], dtype=torch.int64)
+        tokens = torch.cat([torch.empty(0, dtype=torch.int32), *pieces])
         return StreamState(values, {"sampled": tokens, "sampled_lengths": lengths})
 
     def load_state_dict(self, state: StreamState) -> None:
@@ -215,10 +94,10 @@ class WindowStream:
         self._readers = []
         if not state.values:
             return
-        sampled, lengths = state.tensors["sampled"], state.tensors["sampled_lengths"]
+        tokens, lengths = state.tensors["sampled"], state.tensors["sampled_lengths"]
         ends = lengths.cumsum(0)
         self._sampled = [
-            sampled[start:end]
+            tokens[start:end]
             for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True)
         ]
         self._open()
@@ -258,7 +137,7 @@ class WindowStream:
             for i, source in enumerate(data.train):
                 if source.sample is not None:
                     seed = f"{self._sample_seed}/train/{i}"
-                    self._sampled += _sample(
+                    self._sampled += sampled(
                         source, source.sample, seed, lm, data, self._on_progress
                     )
         pool = list(self._sampled)

@@ -1,0 +1,258 @@
+"""A training run from its recipe to its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import time
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from hsae_hub import __version__
+from hsae_hub.activations import ActivationStream
+from hsae_hub.architectures import SAE, build
+from hsae_hub.artifact import (
+    ModelConfig,
+    TokensConfig,
+    TrainingConfig,
+    read_artifact,
+    save,
+    write_atomic,
+)
+from hsae_hub.errors import InterruptedRun, MisfitError
+from hsae_hub.models import Hookpoint, LanguageModel, load_language_model, tokenizer_sha256
+from hsae_hub.recipes import LoadedRecipe, Recipe
+from hsae_hub.training.checkpoints import latest_checkpoint, save_checkpoint
+from hsae_hub.training.events import Event, OnEvent
+from hsae_hub.training.folder import (
+    BASELINE,
+    CHECKPOINTS,
+    METRICS,
+    RESOLVED,
+    SUMMARY,
+    cut_metrics,
+    last_metrics,
+    open_folder,
+    read_json,
+    write_environment,
+)
+from hsae_hub.training.signals import StopSignals
+from hsae_hub.training.stats import latent_tables
+from hsae_hub.training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
+
+
+class TrainResult(NamedTuple):
+    """A finished run."""
+
+    folder: Path
+    sae: SAE[Any]
+    """Loaded from the folder."""
+    baseline: SAE[Any] | None
+    steps: int
+    tokens: int
+    """Activations trained on, repeats counted."""
+    seconds: float
+    """Time spent training, reading activations included."""
+    resumed_from: int | None
+    """Step of the checkpoint that this call went on from; None for a run that began anew."""
+
+
+def train(
+    loaded: LoadedRecipe,
+    out: str | Path,
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    device: str | None = None,
+    on_event: OnEvent | None = None,
+) -> TrainResult:
+    """Trains a recipe's SAE, and its baseline on the same batches, into a folder.
+
+    `auto` goes on from the folder's last whole checkpoint, if it has one, and ends with the same weights as a run that
+    was never stopped; a finished run is only read. The first Ctrl-C or SIGTERM lets the step end and saves.
+
+    Raises:
+        UsageError: the folder holds something else or another recipe's run, or the text is too little.
+        MisfitError: the SAE's width is not the model's, or there is no such place in the model.
+        CorruptError: the text is not the one that the run began with.
+        DivergedError: a loss, gradient or weight is not finite; the last good checkpoint stays.
+        InterruptedRun: a signal came; its `fix` is the command that resumes.
+    """
+    out = Path(out)
+    run = _Run(loaded, out, on_event or (lambda event: None))
+    open_folder(out, loaded, resume)
+    if (out / SUMMARY).is_file():
+        run.say(0, "this run is finished already")
+        return run.result(None, device)
+    with StopSignals() as stop:
+        stop.at_once = lambda number: run.interrupted(number, "before its first step")
+        trainer, resumed_from = run.prepare(device)
+        stop.at_once = None
+        run.loop(trainer, stop)
+        stop.at_once = lambda number: run.interrupted(number, "after its last step")
+        run.finish(trainer)
+    return run.result(resumed_from, device)
+
+
+class _Run:
+    def __init__(self, loaded: LoadedRecipe, out: Path, tell: OnEvent) -> None:
+        self.recipe: Recipe = loaded.recipe
+        self.loaded = loaded
+        self.out = out
+        self.tell = tell
+        self.environment: dict[str, Any] = {}
+
+    def say(self, step: int, message: str) -> None:
+        _log.info(message)
+        self.tell(Event("train", step, self.recipe.train.n_steps, message=message))
+
+    def interrupted(self, number: int, where: str) -> InterruptedRun:
+        return InterruptedRun(
+            f"stopped by {signal.Signals(number).name} {where}",
+            signal=number,
+            fix=f"hsae train --resume {self.out}",
+        )
+
+    def prepare(self, device: str | None) -> tuple[Trainer, int | None]:
+        recipe = self.recipe
+        lm = load_language_model(
+            recipe.model.id, revision=recipe.model.revision, dtype=recipe.model.dtype, device=device
+        )
+        self.environment = write_environment(self.out, self.loaded, lm.device)
+        hookpoint = Hookpoint.parse(recipe.hookpoint)
+        saes = {"main": recipe.sae} | ({"baseline": recipe.baseline} if recipe.baseline else {})
+        width = hookpoint.width(lm)
+        if width != recipe.sae.d_in:
+            raise MisfitError(
+                f"the SAE reads width {recipe.sae.d_in} but {hookpoint} of {lm.id} has width {width}",
+                fix=f"--set sae.d_in={width}" + (f" --set baseline.d_in={width}" * (len(saes) - 1)),
+            )
+        stream = ActivationStream(
+            lm,
+            hookpoint,
+            recipe.data,
+            batch_size=recipe.train.batch_size,
+            seed=recipe.seed_for("data"),
+            sample_seed=recipe.seed_for("sample"),
+            on_progress=lambda phase, done, total: self.tell(Event(phase, done, total)),
+        )
+        built = {
+            name: build(config, seed=recipe.seed_for("init")).to(lm.device, _dtype(recipe))
+            for name, config in saes.items()
+        }
+        trainer = Trainer(built, stream, recipe.train, command=f"hsae train {self.out / RESOLVED}")
+        resumed_from = self._restore(trainer)
+        trainer.fill()
+        return trainer, resumed_from
+
+    def _restore(self, trainer: Trainer) -> int | None:
+        folder = self.out / CHECKPOINTS
+        checkpoint, skipped = latest_checkpoint(folder)
+        for message in skipped:
+            self.say(0, message)
+        cut_metrics(self.out / METRICS, checkpoint.step if checkpoint else 0)
+        if checkpoint is None:
+            return None
+        trainer.restore(checkpoint, folder / f"{checkpoint.step:08d}")
+        self.say(checkpoint.step, f"resumed from step {checkpoint.step}")
+        return checkpoint.step
+
+    def loop(self, trainer: Trainer, stop: StopSignals) -> None:
+        n_steps = self.recipe.train.n_steps
+        with (self.out / METRICS).open("a", encoding="utf-8", buffering=1) as metrics:
+            while not trainer.done:
+                line = trainer.advance()
+                if line is not None:
+                    metrics.write(json.dumps(line) + "\n")
+                self.tell(Event("train", trainer.step, n_steps, line))
+                due = trainer.step % self.recipe.train.checkpoint_every == 0
+                if due or trainer.done or stop.received is not None:
+                    self._save(trainer)
+                if stop.received is not None:
+                    raise self.interrupted(
+                        stop.received, f"after step {trainer.step} of {n_steps}, which is saved"
+                    )
+
+    def _save(self, trainer: Trainer) -> None:
+        started = time.perf_counter()
+        trainer.saved = save_checkpoint(self.out / CHECKPOINTS, trainer.checkpoint())
+        _log.info("saved %s in %.1f s", trainer.saved, time.perf_counter() - started)
+
+    def finish(self, trainer: Trainer) -> None:
+        recipe, stream = self.recipe, trainer.stream
+        tokens = stream.tokens
+        saes = {member.name: member.sae for member in trainer.members}
+        tables = latent_tables(
+            saes,
+            stream,
+            recipe.eval.tokens,
+            on_progress=lambda done, total: self.tell(Event("stats", done, total)),
+        )
+        for name in reversed(saes):  # the main SAE names its baseline, so it comes last
+            save(
+                saes[name],
+                self.out if name == "main" else self.out / BASELINE,
+                model=_model_config(stream.lm),
+                hookpoint=stream.hookpoint.config(stream.lm),
+                tokens=TokensConfig(
+                    context_length=recipe.data.context_length,
+                    bos=recipe.data.bos and stream.lm.tokenizer.bos_token_id is not None,
+                    skip_special=recipe.data.skip_special,
+                ),
+                training=TrainingConfig(
+                    recipe=self.environment["recipe"],
+                    seed=recipe.seed,
+                    steps=trainer.step,
+                    tokens=tokens,
+                    data=[source.describe() for source in recipe.data.train],
+                    written_by=f"hsae-hub {__version__}",
+                ),
+                baseline=BASELINE if name == "main" and len(saes) > 1 else None,
+                stats=tables[name],
+            )
+        final = last_metrics(self.out / METRICS)
+        summary = {
+            "recipe": self.environment["recipe"],
+            "steps": trainer.step,
+            "tokens": tokens,
+            "seconds": round(trainer.seconds, 1),
+            "wait_seconds": final.get("wait_seconds"),
+            "tokens_per_second": round(tokens / trainer.seconds),
+            "device": self.environment["device"],
+            "last_batch": {name: final.get(name) for name in saes},
+        }
+        write_atomic(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    def result(self, resumed_from: int | None, device: str | None) -> TrainResult:
+        summary = read_json(self.out / SUMMARY)
+        target = device or "cpu"
+        baseline = None
+        if self.recipe.baseline is not None:
+            baseline = read_artifact(self.out / BASELINE, device=target).sae
+        return TrainResult(
+            self.out,
+            read_artifact(self.out, device=target).sae,
+            baseline,
+            summary["steps"],
+            summary["tokens"],
+            summary["seconds"],
+            resumed_from,
+        )
+
+
+def _dtype(recipe: Recipe) -> Any:
+    import torch
+
+    return getattr(torch, recipe.train.dtype)
+
+
+def _model_config(lm: LanguageModel) -> ModelConfig:
+    dtype: Any = str(lm.dtype).removeprefix("torch.")
+    return ModelConfig(
+        id=lm.id,
+        revision=lm.revision,
+        dtype=dtype,
+        tokenizer_sha256=tokenizer_sha256(lm.tokenizer),
+    )

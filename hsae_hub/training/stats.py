@@ -1,0 +1,39 @@
+"""What is known of every latent once training is over: how often it acts, and how strongly at most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hsae_hub.activations import ActivationStream
+from hsae_hub.architectures import SAE
+from hsae_hub.artifact import LatentTable
+from hsae_hub.metrics import LatentStats
+
+
+@torch.no_grad()
+def latent_tables(
+    saes: dict[str, SAE[Any]],
+    stream: ActivationStream,
+    tokens: int,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, LatentTable]:
+    """A table for each SAE, from `tokens` further activations of the stream, rounded up to whole batches."""
+    stats = {name: LatentStats(sae.d_sae) for name, sae in saes.items()}
+    done = 0
+    while done < tokens:
+        x = stream.next_batch().float()
+        done += len(x)
+        norms = x.norm(dim=-1)
+        for name, sae in saes.items():
+            acts = sae.encode(x)
+            stats[name].update(acts.values, acts.indices, norms)
+        if on_progress:
+            on_progress(min(done, tokens), tokens)
+    return {
+        name: LatentTable(found.p999(), found.density(), found.tokens)
+        for name, found in stats.items()
+    }

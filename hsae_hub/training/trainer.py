@@ -1,0 +1,200 @@
+"""The training loop: one stream of activations, and any number of SAEs that learn from the same batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hsae_hub.activations import ActivationStream, StreamState
+from hsae_hub.architectures import SAE, TrainStep
+from hsae_hub.errors import DivergedError
+from hsae_hub.metrics import ReconstructionStats
+from hsae_hub.recipes import TrainSection
+from hsae_hub.training.checkpoints import Checkpoint
+from hsae_hub.training.optim import (
+    adam,
+    clip_gradient,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+
+
+@dataclass
+class Member:
+    """One of the SAEs, with its optimiser."""
+
+    name: str
+    """`main` or `baseline`."""
+    sae: SAE[Any]
+    optimizer: torch.optim.Adam
+
+
+class Trainer:
+    """Trains SAEs on a stream, step by step; each has its own optimiser, all see the same batches in one pass."""
+
+    def __init__(
+        self,
+        saes: dict[str, SAE[Any]],
+        stream: ActivationStream,
+        train: TrainSection,
+        *,
+        command: str,
+    ) -> None:
+        """`command` begins this run anew; it is what an error names."""
+        self.stream = stream
+        self.train = train
+        self.step = 0
+        """Steps done."""
+        self.seconds = 0.0
+        """Time spent so far on activations and steps, the parts before a resume included."""
+        self.saved: Path | None = None
+        """The newest checkpoint."""
+        self.members = [Member(name, sae, adam(sae, train)) for name, sae in saes.items()]
+        self._command = command
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.train.n_steps
+
+    def fill(self) -> None:
+        """Reads the activations that the first step needs.
+
+        Raises:
+            UsageError: there is no text, or less of it than one batch.
+        """
+        started = time.perf_counter()
+        self.stream.fill()
+        self.seconds += time.perf_counter() - started
+
+    def advance(self) -> dict[str, Any] | None:
+        """One step of every SAE on one batch; returns a line for metrics.jsonl at the steps that have one.
+
+        Raises:
+            DivergedError: a loss or the norm of a gradient is not finite; no weight of that SAE was changed by it.
+        """
+        started = time.perf_counter()
+        x = self.stream.next_batch().float()
+        lr = learning_rate(self.step, self.train)
+        done = self.step + 1
+        is_logged = done % self.train.log_every == 0 or done in (1, self.train.n_steps)
+        measured = {member.name: self._update(member, x, lr, is_logged) for member in self.members}
+        self.step = done
+        self.seconds += time.perf_counter() - started
+        if not is_logged:
+            return None
+        return {
+            "step": self.step,
+            "tokens": self.stream.tokens,
+            "lr": lr,
+            "seconds": round(self.seconds, 3),
+            "wait_seconds": round(self.stream.wait_seconds, 3),
+            **measured,
+        }
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that the next step depends on.
+
+        Raises:
+            DivergedError: a weight is not finite.
+        """
+        stream = self.stream.state_dict()
+        tensors = {"stream": stream.tensors}
+        for member in self.members:
+            for name, parameter in member.sae.named_parameters():
+                if not bool(parameter.isfinite().all()):
+                    raise self._diverged(member, f"weight {name}", math.nan)
+            tensors[member.name] = member.sae.state_dict()
+            tensors[f"{member.name}.optimizer"] = optimizer_tensors(member.optimizer)
+        values = {"stream": stream.values, "seconds": self.seconds}
+        return Checkpoint(self.step, values, tensors)
+
+    def restore(self, checkpoint: Checkpoint, place: Path) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            CorruptError: the text is not what it was.
+        """
+        state = StreamState(checkpoint.values["stream"], checkpoint.tensors["stream"])
+        self.stream.load_state_dict(state)
+        for member in self.members:
+            member.sae.load_state_dict(checkpoint.tensors[member.name])
+            moments = checkpoint.tensors[f"{member.name}.optimizer"]
+            load_optimizer_tensors(member.optimizer, moments)
+        self.step = checkpoint.step
+        self.seconds = checkpoint.values["seconds"]
+        self.saved = place
+
+    def _update(
+        self, member: Member, x: Float[Tensor, "batch d_in"], lr: float, is_logged: bool
+    ) -> dict[str, float]:
+        sae, optimizer = member.sae, member.optimizer
+        step = TrainStep(self.step, self.train.n_steps)
+        measured = batch_metrics(sae, x) if is_logged else {}
+        optimizer.zero_grad()
+        losses = sae.losses(x, step)
+        loss = losses["loss"]
+        if not math.isfinite(value := float(loss.detach())):
+            raise self._diverged(member, "loss", value, x)
+        torch.autograd.backward(loss)
+        sae.before_update()
+        norm = clip_gradient(sae, self.train.clip_norm)
+        if not math.isfinite(norm):
+            raise self._diverged(member, "gradient's norm", norm, x)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        sae.after_update(step, optimizer)
+        if not is_logged:
+            return {}
+        parts = {name: float(part.detach()) for name, part in losses.items()}
+        return {**parts, **measured, "grad_norm": norm}
+
+    def _diverged(
+        self, member: Member, what: str, value: float, x: Tensor | None = None
+    ) -> DivergedError:
+        lm_dtype = str(self.stream.lm.dtype).removeprefix("torch.")
+        peak = self.train.lr
+        if x is not None and not bool(x.isfinite().all()):
+            share = f"{int((~x.isfinite()).sum())} of {x.numel()} values"
+            why = f"the batch of activations is not finite ({share}); the model runs in {lm_dtype}"
+            change = "model.dtype=float32"
+        elif self.step == 0:
+            why = "it was so before any update: the weights in its loss overflow"
+            change = ""
+        elif member.sae.dtype != torch.float32:
+            why = f"its weights are {str(member.sae.dtype).removeprefix('torch.')}"
+            change = "train.dtype=float32"
+        else:
+            at = learning_rate(self.step, self.train)
+            why = f"the learning rate is probably too high: {at:.2g} at this step, {peak:g} at its peak"
+            change = f"train.lr={peak / 3:.1g}"
+        kept = (
+            f"the last good checkpoint is {self.saved}" if self.saved else "none was saved before"
+        )
+        return DivergedError(
+            f"training stopped at step {self.step + 1}: the {what} of the {member.name} SAE is {value}; "
+            f"{kept}",
+            why=why,
+            fix=f"{self._command} --set {change} --out ANOTHER_FOLDER" if change else "",
+        )
+
+
+@torch.no_grad()
+def batch_metrics(sae: SAE[Any], x: Float[Tensor, "batch d_in"]) -> dict[str, float]:
+    """Explained variance (where the batch has any) and mean L0 on a batch of raw activations."""
+    output = sae(x)
+    l0 = float(output.acts.l0().mean())
+    if len(x) < 2:
+        return {"l0": l0}
+    stats = ReconstructionStats(sae.d_in)
+    stats.update(x, output.sae_out)
+    return {"explained_variance": stats.explained_variance(), "l0": l0}
