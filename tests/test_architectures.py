@@ -21,8 +21,18 @@ from hsae_hub.architectures.base import NORMALIZE
 from hsae_hub.errors import NotFoundError, UsageError
 
 TINY: dict[str, dict[str, Any]] = {
+    "batch_topk": {"d_sae": 20, "k": 3},
+    "compositional": {"widths": [10, 7], "starts": [0, 0.2], "reallocate_every": 10},
     "hsae": {"n_parents": 12, "n_children": 3, "d_subspace": 2, "k": 3},
+    "matryoshka": {"d_sae": 20, "k": 3, "prefixes": [4, 9, 20]},
+    "switch": {"d_sae": 20, "k": 3, "n_experts": 2, "alpha": 0.1},
     "topk": {"d_sae": 20, "k": 3, "normalize": "unit_norm"},
+    "gated": {"d_sae": 20, "lambda_l1": 0.1},
+    "jumprelu": {"d_sae": 20, "lambda_l0": 0.1, "bandwidth": 0.5, "init_threshold": 0.5},
+    "l1": {"d_sae": 20},
+    "group": {"d_sae": 20, "n_groups": 3},
+    "nested": {"d_sae": 20},
+    "dynamic": {"d_sae": 20, "window": 10, "merge_every": 20},
 }
 """Smallest sensible settings; an architecture without an entry fails the first test."""
 

@@ -90,6 +90,13 @@ def test_everything_known_comes_back(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([CONFIG, STATS, WEIGHTS])
 
 
+def test_files_have_the_permissions_of_any_other_new_file(tmp_path: Path) -> None:
+    save_full(tmp_path)
+    (tmp_path / "other").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in (CONFIG, STATS, WEIGHTS, "other")}
+    assert len(modes) == 1
+
+
 def test_saving_again_without_stats_removes_the_old_ones(tmp_path: Path) -> None:
     sae = save_full(tmp_path)
     save(sae, tmp_path)

@@ -42,13 +42,22 @@ def test_cp_makes_it_yours_once(capsys, tmp_path):
 def test_check_counts_every_shipped_recipe(name, capsys):
     found = json.loads(succeed(capsys, "recipes", "check", name, "--json"))
     recipe = load_recipe(name).recipe
+    sae = found["saes"]["sae"]
+    assert sae["d_sae"] == recipe.sae.shape().d_sae and sae["architecture"] == recipe.sae.architecture
+    assert sae["weights_bytes"] == 4 * sae["parameters"] > 0
+    assert found["tokens"] == found["steps"] * recipe.train.batch_size
+    assert "can be run" in succeed(capsys, "recipes", "check", name)
+
+
+@pytest.mark.parametrize("name", ["gemma2-tiny-en/l3_hsae", "gemma-2-2b/l20_hsae-16kx16"])
+def test_check_counts_a_tree_and_its_baseline(name, capsys):
+    found = json.loads(succeed(capsys, "recipes", "check", name, "--json"))
+    recipe = load_recipe(name).recipe
     config = recipe.sae
     d, n, m, s = config.d_in, config.n_parents, config.n_children, config.d_subspace
     assert found["saes"]["sae"]["parameters"] == 2 * n * d + 2 * n * s * d + 2 * n * m * s
     assert found["saes"]["sae"]["flops_a_step"] == 4 * recipe.train.batch_size * d * n
     assert found["saes"]["baseline"]["weights_bytes"] == 4 * 2 * d * recipe.baseline.d_sae
-    assert found["tokens"] == found["steps"] * recipe.train.batch_size
-    assert "can be run" in succeed(capsys, "recipes", "check", name)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,8 @@ def test_the_header_counts_the_problems(write):
         ("architecture: hsae", "architecture: hsea",
          "r.yaml:3: sae.architecture: unknown architecture 'hsea'; did you mean 'hsae'?"),
         ("  architecture: topk\n", "",
-         "r.yaml:9: baseline.architecture: required, but not given; known: hsae, topk"),
+         "r.yaml:9: baseline.architecture: required, but not given; known: "
+         + ", ".join(list_architectures())),
         ("    - text: [a.txt]", "    - txet: [a.txt]",
          "r.yaml:16: data.train.0.txet: unknown key; did you mean 'data.train.text'?"),
         ("    - text: [a.txt]", "    - {text: [a.txt], lines: [x]}",
@@ -310,9 +311,9 @@ def _all_keys():
 
 @pytest.mark.parametrize("path", list(_all_keys()), ids=".".join)
 def test_no_key_with_one_edit_is_accepted(path):
-    sections = {"hsae": ("sae",), "topk": ("baseline",), "data": ("data",)}
     *above, key = path
-    inside = sections.get(path[0], (path[0],)) + tuple(above[1:]) if above else ()
+    is_sae = bool(above) and above[0] in list_architectures()
+    inside = ("sae",) if is_sae else tuple(above)
     if above in (["data", "train"], ["data", "heldout"]):
         inside = ("data", "train", "0")
     known = {tuple(p) for p in _all_keys()}
@@ -322,7 +323,8 @@ def test_no_key_with_one_edit_is_accepted(path):
         if (*above, edit) not in known and edit
     ]
     with pytest.raises(UsageError) as caught:
-        load_recipe("gemma2-tiny-en/l3_hsae", overrides=overrides)
+        chosen = [f"sae.architecture={above[0]}"] if is_sae else []
+        load_recipe("gemma2-tiny-en/l3_hsae", overrides=[*chosen, *overrides])
     told = "\n".join(caught.value.problems)
     for override in overrides:
         assert f"--set {override}: {override.partition('=')[0]}: unknown key" in told

@@ -58,14 +58,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text("# A tiny run.\n" + yaml.safe_dump(RECIPE))
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(recipe_file, tmp_path_factory):
     """A run that nothing disturbed."""
     out = tmp_path_factory.mktemp("run") / "out"

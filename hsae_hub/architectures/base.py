@@ -73,6 +73,10 @@ class SAE(nn.Module, ABC, Generic[C]):
     """
 
     config_class: ClassVar[type[SAEConfig]]
+    title: ClassVar[str]
+    """What it is, in a few words: a card begins with it."""
+    citation: ClassVar[str] = ""
+    """BibTeX of its paper, for the card."""
     W_enc: Float[Tensor, "d_in n_parents"]
     b_dec: Float[Tensor, " d_in"] | None
     """In the units of a normalised token: added once to every reconstruction, taken away before encoding."""
@@ -192,7 +196,7 @@ class SAE(nn.Module, ABC, Generic[C]):
             scale = torch.linalg.vector_norm(x, dim=-1) + NORM_EPS
         elif self.config.normalize == "layer_norm":
             shift = x.mean(-1)
-            scale = (x.var(-1, correction=0) + LAYER_NORM_EPS).sqrt()
+            scale = ((x - shift[:, None]).square().mean(-1) + LAYER_NORM_EPS).sqrt()
         elif self.norm_scale is not None:
             scale = self.norm_scale.expand(len(x))
         elif self.norm_mean is not None and self.norm_std is not None:
@@ -209,6 +213,15 @@ class SAE(nn.Module, ABC, Generic[C]):
         constants = {name: getattr(self, name) for name in _CONSTANTS}
         found = {name: p.detach() for name, p in self.named_parameters()}
         return found | {name: value for name, value in constants.items() if value is not None}
+
+    def encoder_flops(self) -> int:
+        """FLOPs a token of encoding in a training step: the product with the weights, and their gradient."""
+        return 4 * self.W_enc.numel()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -92,6 +92,12 @@ class HSAE(SAE[HSAEConfig]):
     """
 
     config_class = HSAEConfig
+    title = "A hierarchical sparse autoencoder: parents, and under each parent children of which at most one is active"
+    citation = """@article{muchane2025incorporating,
+  title = {Incorporating Hierarchical Semantics in Sparse Autoencoder Architectures},
+  author = {Muchane, Mark and Richardson, Sean and Park, Kiho and Veitch, Victor},
+  year = {2025}
+}"""
 
     def __init__(self, config: HSAEConfig) -> None:
         super().__init__(config)

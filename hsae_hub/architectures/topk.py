@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -13,7 +12,13 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+from hsae_hub.ops import (
+    find_dead_,
+    normalize_rows_,
+    project_out_rows_,
+    revival_loss,
+    weighted_rows,
+)
 
 
 class TopKConfig(SAEConfig, frozen=True):
@@ -46,6 +51,15 @@ class TopKSAE(SAE[TopKConfig]):
     """`acts = relu(top_k((x - b_dec) W_enc + b_enc))`, `x̂ = acts W_dec + b_dec` (Gao et al. 2024, eq. 3)."""
 
     config_class = TopKConfig
+    title = "A flat TopK sparse autoencoder"
+    citation = """@misc{gao2024scaling,
+  title = {Scaling and evaluating sparse autoencoders},
+  author = {Gao, Leo and la Tour, Tom Dupr{\\'e} and Tillman, Henk and Goh, Gabriel and Troll, Rajan and
+            Radford, Alec and Sutskever, Ilya and Leike, Jan and Wu, Jeffrey},
+  year = {2024},
+  eprint = {2406.04093},
+  archivePrefix = {arXiv}
+}"""
     b_enc: Float[Tensor, " d_sae"] | None
     tokens_since_fired: Int64[Tensor, " d_sae"]
 
@@ -96,8 +110,17 @@ class TopKSAE(SAE[TopKConfig]):
         values = values.relu()
         error = x - self._add_bias(weighted_rows(values, indices, self.W_dec))
         reconstruction = error.square().sum(-1).mean()
-        dead = self._dead(values, indices, step)
-        aux = self._aux_loss(pre, error.detach(), dead)
+        dead = find_dead_(
+            self.tokens_since_fired,
+            values,
+            indices,
+            tokens=len(x),
+            dead_after_tokens=self.config.dead_after_tokens,
+            n_steps=step.n_steps,
+        )
+        aux = error.new_zeros(())
+        if self.config.aux_weight > 0:
+            aux = revival_loss(pre, error, dead, self.W_dec)
         return {
             "loss": reconstruction + self.config.aux_weight * aux,
             "reconstruction": reconstruction,
@@ -118,26 +141,3 @@ class TopKSAE(SAE[TopKConfig]):
 
     def _add_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         return x if self.b_dec is None else x + self.b_dec
-
-    @torch.no_grad()
-    def _dead(
-        self, values: Float[Tensor, "batch k"], indices: Int64[Tensor, "batch k"], step: TrainStep
-    ) -> Int64[Tensor, " dead"]:
-        batch = len(values)
-        self.tokens_since_fired += batch
-        self.tokens_since_fired[indices[values > 0]] = 0
-        limit = min(self.config.dead_after_tokens, math.ceil(step.n_steps * batch / 10))
-        return (self.tokens_since_fired >= limit).nonzero()[:, 0]
-
-    def _aux_loss(
-        self,
-        pre: Float[Tensor, "batch d_sae"],
-        error: Float[Tensor, "batch d_in"],
-        dead: Int64[Tensor, " dead"],
-    ) -> Float[Tensor, ""]:
-        k_aux = min(self.d_in // 2, len(dead))  # Gao et al. 2024, A.2
-        if k_aux == 0 or self.config.aux_weight == 0:
-            return error.new_zeros(())
-        values, places = pre[:, dead].topk(k_aux, sorted=False)
-        revived = weighted_rows(values.relu(), dead[places], self.W_dec)
-        return (error - revived).square().sum(-1).mean()

@@ -24,6 +24,9 @@ from hsae_hub.artifact.config import (
 )
 from hsae_hub.errors import CorruptError
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 CONFIG = "config.json"
 WEIGHTS = "sae.safetensors"
 STATS = "stats.safetensors"
@@ -56,6 +59,9 @@ def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
             write(beside)
         with beside.open("rb") as file:
             os.fsync(file.fileno())
+            os.fchmod(
+                file.fileno(), 0o666 & ~_UMASK
+            )  # safetensors makes files that only their owner can read
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

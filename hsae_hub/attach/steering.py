@@ -116,7 +116,7 @@ def make_steering(sae: SAE[Any], edits: Sequence[Edit], stats: LatentTable | Non
         NotFoundError: the SAE has no such feature.
         UsageError: a strength is in multiples of an act that nobody has measured, or that never was positive.
     """
-    device = sae.W_enc.device
+    device = sae.device
     vectors = {
         "p999": torch.zeros(sae.d_in, device=device, dtype=torch.float32),
         "raw": torch.zeros(sae.d_in, device=device, dtype=torch.float32),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from hsae_hub.architectures import architecture
 from hsae_hub.artifact import ArtifactConfig
 from hsae_hub.assets import EMBEDDED_MODEL
 from hsae_hub.card.run import Run, dict_of
@@ -24,28 +25,10 @@ _MEANINGS = {
     "ce_score": "(ce_zero - ce_spliced) / (ce_zero - ce_clean); 1 loses nothing",
     "kl": "mean KL of the next-token distribution, clean from spliced, in nats",
 }
-_CITATIONS = {
-    "hsae": """@article{muchane2025incorporating,
-  title = {Incorporating Hierarchical Semantics in Sparse Autoencoder Architectures},
-  author = {Muchane, Mark and Richardson, Sean and Park, Kiho and Veitch, Victor},
-  year = {2025}
-}""",
-    "topk": """@article{gao2024scaling,
-  title = {Scaling and evaluating sparse autoencoders},
-  author = {Gao, Leo and la Tour, Tom Dupr{\\'e} and Tillman, Henk and Goh, Gabriel and Troll, Rajan and
-            Radford, Alec and Sutskever, Ilya and Leike, Jan and Wu, Jeffrey},
-  journal = {arXiv:2406.04093},
-  year = {2024}
-}""",
-}
 _SOFTWARE = """@software{hsae_hub,
   title = {hsae-hub: hierarchical sparse autoencoders, trained, published and attached},
   year = {2026}
 }"""
-_KINDS = {
-    "hsae": "A hierarchical sparse autoencoder: parents, and under each parent children of which at most one is active",
-    "topk": "A flat TopK sparse autoencoder",
-}
 
 Rows = list[tuple[str, str]]
 
@@ -70,7 +53,7 @@ def what(run: Run) -> str:
 
 def described(config: ArtifactConfig) -> str:
     """Architecture and size of an SAE."""
-    kind = _KINDS.get(config.sae.architecture, f"A sparse autoencoder ({config.sae.architecture})")
+    kind = architecture(config.sae.architecture).title
     shape = config.sae.shape()
     if shape.n_children:
         size = f"{shape.n_parents:,} parents x {shape.n_children:,} children"
@@ -218,7 +201,7 @@ def citations(run: Run) -> list[str]:
     """BibTeX of the architectures and of this package."""
     configs = [run.config] + ([run.baseline] if run.baseline else [])
     names = dict.fromkeys(config.sae.architecture for config in configs)
-    return [_CITATIONS[name] for name in names if name in _CITATIONS] + [_SOFTWARE]
+    return [text for name in names if (text := architecture(name).citation)] + [_SOFTWARE]
 
 
 def files(run: Run) -> Iterator[dict[str, str]]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import StrEnum
+from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +18,10 @@ from hsae_hub.cli.loading import Model, TextFiles, find, measuring, read_text
 from hsae_hub.errors import UsageError
 
 if TYPE_CHECKING:
-    from hsae_hub.attach import Attached, Decomposition, SpliceReport
+    from hsae_hub.attach import Attached, Decomposition, Feature, SpliceReport
 
 STRONGEST = "strongest"
-"""Name of whichever feature acts most on the last token of the prompt."""
+"""Name of the parent that acts most on the last token of the prompt, one that acts everywhere counting little."""
 _RUNNER_UPS = 3
 _LOSSES = {
     "ce_clean": "the model as it is",
@@ -104,7 +105,8 @@ def steer(
         typer.Option(
             metavar="FEATURE=STRENGTH",
             help="Push a feature by multiples of its own strong act, such as 4121/3=+1.5; =0 takes it out. "
-            f"'{STRONGEST}' is the feature that acts most on the prompt's last token. Repeatable.",
+            f"'{STRONGEST}' is the parent that tells most of the prompt's last token: act times -log(density). "
+            "Repeatable.",
         ),
     ],
     mode: Annotated[Mode, typer.Option(help="Push a child with its parent, or alone.")] = Mode.FULL,
@@ -250,10 +252,18 @@ def _named(lm: Attached, prompt: str, edit: str) -> str:
     name, equals, strength = edit.partition("=")
     if name.strip() != STRONGEST:
         return edit
-    token = lm.decompose(prompt, 1).tokens[-1]
-    if not token.features:
+    features = lm.decompose(prompt).tokens[-1].features
+    if not features:
         raise UsageError(f"no feature acts on the last token of {prompt!r}")
-    return f"{token.features[0].id}{equals}{strength}"
+    stats = lm.sae.info.stats
+    if stats is None:
+        return f"{features[0].id}{equals}{strength}"
+
+    def surprise(feature: Feature) -> float:
+        density = float(stats.density[lm.sae.shape.index_of(feature.id)])
+        return -feature.act * log(max(density, 1 / max(stats.tokens, 1)))
+
+    return f"{max(features, key=surprise).id}{equals}{strength}"
 
 
 def _losses(report: SpliceReport, source: str) -> str:

@@ -85,6 +85,6 @@ def run(args: list[str]) -> int:
 
 def main() -> None:
     """What the command `hsae` calls."""
-    # OpenMP's threads spin at every barrier unless told to sleep: 11 times slower steps where another process has a core
+    # OpenMP's threads spin at barriers unless told to sleep: steps 11 times slower beside another busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))

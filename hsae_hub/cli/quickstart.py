@@ -13,8 +13,7 @@ from hsae_hub.cli.common import Json, Output
 
 REPO = "you/hsae-tiny"
 RECIPE = "gemma2-tiny-en/l3_hsae"
-SENTENCE = "The university was founded in the nineteenth century and teaches physics and law."
-PROMPT = "The town is"
+TEXT = "The king and his army"
 
 _Step = tuple[str, list[str]]
 
@@ -34,12 +33,22 @@ def steps(out: Path, text: list[str] | None) -> list[_Step]:
         ("Pull it into an empty cache; every byte is checked", ["pull", REPO, "--hub", hub]),
         ("Look at what came back", ["show", REPO, "--hub", hub]),
         (
-            "A text as a tree of parents and children",
-            ["decompose", REPO, SENTENCE, "--hub", hub, "--token", "last", "--top", "6"],
+            "A text as a tree: the parents of its last token, each with its one child",
+            ["decompose", REPO, TEXT, "--hub", hub, "--token", "last"],
         ),
         (
             "A feature steered, beside the same text without it",
-            ["steer", REPO, PROMPT, "--hub", hub, "--edit", "strongest=+2", "--seed", "0"],
+            [
+                "steer",
+                REPO,
+                TEXT,
+                "--hub",
+                hub,
+                "--edit",
+                "strongest=+0.5",
+                "--max-new-tokens",
+                "20",
+            ],
         ),
         (
             "The loss with the reconstruction in the residual stream's place",

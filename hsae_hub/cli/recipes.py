@@ -168,7 +168,7 @@ def _sae_needs(config: SAEConfig, recipe: Recipe) -> dict[str, Any]:
         "weights_bytes": weights,
         "memory_bytes": 4 * weights
         + 3 * pre_acts,  # gradient, two moments; pre-acts, acts, gradient
-        "flops_a_step": 4 * batch * sae.W_enc.numel(),  # x W_enc, and the gradient of W_enc
+        "flops_a_step": batch * sae.encoder_flops(),
     }
 
 

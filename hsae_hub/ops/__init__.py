@@ -1,7 +1,18 @@
 """Pure functions on tensors: sparse products, penalties, constraints."""
 
+from hsae_hub.ops.batch_topk import BatchActs as BatchActs
+from hsae_hub.ops.batch_topk import batch_top_k as batch_top_k
+from hsae_hub.ops.batch_topk import rows_by_bag as rows_by_bag
+from hsae_hub.ops.batch_topk import track_threshold_ as track_threshold_
 from hsae_hub.ops.constraints import normalize_rows_ as normalize_rows_
 from hsae_hub.ops.constraints import project_out_rows_ as project_out_rows_
+from hsae_hub.ops.dead import find_dead_ as find_dead_
+from hsae_hub.ops.dead import revival_loss as revival_loss
+from hsae_hub.ops.gradients import clip_together_ as clip_together_
+from hsae_hub.ops.gradients import normalize_together_ as normalize_together_
+from hsae_hub.ops.jump import jump_relu as jump_relu
+from hsae_hub.ops.jump import step_through as step_through
 from hsae_hub.ops.penalties import cross_orthogonality as cross_orthogonality
+from hsae_hub.ops.similar import similar_pairs as similar_pairs
 from hsae_hub.ops.sparse import pair_dot as pair_dot
 from hsae_hub.ops.sparse import weighted_rows as weighted_rows

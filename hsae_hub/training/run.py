@@ -70,8 +70,9 @@ def train(
 ) -> TrainResult:
     """Trains a recipe's SAE, and its baseline on the same batches, into a folder.
 
-    `auto` goes on from the folder's last whole checkpoint, if it has one, and ends with the same weights as a run that
-    was never stopped; a finished run is only read. The first Ctrl-C or SIGTERM lets the step end and saves.
+    `auto` goes on from the folder's last whole checkpoint, if it has one; with as many threads on the same machine it
+    ends with the same weights as a run that was never stopped, bit for bit. A finished run is only read. The first
+    Ctrl-C or SIGTERM lets the step end and saves.
 
     Raises:
         UsageError: the folder holds something else or another recipe's run, or the text is too little.

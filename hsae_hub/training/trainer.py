@@ -26,6 +26,9 @@ from hsae_hub.training.optim import (
     optimizer_tensors,
 )
 
+NORM_SAMPLE = 10_000
+"""Activations that the constants of normalising come from (10k tokens in the HierarchicalSAE paper)."""
+
 
 @dataclass
 class Member:
@@ -66,13 +69,19 @@ class Trainer:
         return self.step >= self.train.n_steps
 
     def fill(self) -> None:
-        """Reads the activations that the first step needs.
+        """Reads the activations that the first step needs; before it, those that normalising is fitted to.
 
         Raises:
             UsageError: there is no text, or less of it than one batch.
         """
         started = time.perf_counter()
         self.stream.fill()
+        fitted = [member.sae for member in self.members if member.sae.needs_sample]
+        if self.step == 0 and fitted:
+            batches = range(math.ceil(NORM_SAMPLE / self.train.batch_size))
+            sample = torch.cat([self.stream.next_batch().float() for _ in batches])
+            for sae in fitted:
+                sae.fit_normalization(sample)
         self.seconds += time.perf_counter() - started
 
     def advance(self) -> dict[str, Any] | None:

@@ -1,0 +1,146 @@
+"""BatchTopK SAE (Bussmann et al. 2024, arXiv 2412.06410): k acts a token on average, shared out over the batch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import (
+    batch_top_k,
+    find_dead_,
+    normalize_rows_,
+    project_out_rows_,
+    revival_loss,
+    rows_by_bag,
+    track_threshold_,
+    weighted_rows,
+)
+
+
+class BatchTopKConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `batch_topk`."""
+
+    architecture: Literal["batch_topk"] = "batch_topk"
+    d_sae: PositiveInt
+    """Number of latents."""
+    k: PositiveInt
+    """Latents kept a token, on average over a training batch; at most `d_sae`."""
+    threshold_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the newest batch in the running average of the smallest kept act; the first 1 / rate count alike."""
+    aux_weight: NonNegativeFloat = 1 / 32
+    """Weight of AuxK: dead latents reconstruct the error, `d_in / 2` of them at a time (Gao et al., A.2)."""
+    dead_after_tokens: PositiveInt = 10_000_000
+    """Tokens without an act after which a latent counts as dead; at most a tenth of the run."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> BatchTopKConfig:
+        if self.k > self.d_sae:
+            raise ValueError(f"k (={self.k}) must be at most d_sae (={self.d_sae})")
+        return self
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+@register
+class BatchTopKSAE(SAE[BatchTopKConfig]):
+    """`acts = relu((x - b_dec) W_enc + b_enc)`, of which training keeps the `k · batch` largest of a batch.
+
+    A token alone has no batch, so outside training an act stays if it is above `threshold`: the smallest kept act,
+    averaged over training.
+    """
+
+    config_class = BatchTopKConfig
+    title = "A flat BatchTopK sparse autoencoder"
+    citation = """@misc{bussmann2024batchtopk,
+  title = {BatchTopK Sparse Autoencoders},
+  author = {Bussmann, Bart and Leask, Patrick and Nanda, Neel},
+  year = {2024},
+  eprint = {2412.06410},
+  archivePrefix = {arXiv}
+}"""
+    b_enc: Float[Tensor, " d_sae"]
+    b_dec: Float[Tensor, " d_in"]
+    threshold: Float[Tensor, " d_sae"]
+    """The same value for every latent; in the units of a normalised token."""
+    tokens_since_fired: Int64[Tensor, " d_sae"]
+
+    def __init__(self, config: BatchTopKConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_enc = nn.Parameter(torch.empty(d_sae))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+        self.register_buffer("threshold", torch.zeros(d_sae))
+        self.register_buffer("tokens_since_fired", torch.zeros(d_sae, dtype=torch.int64))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose (Gao et al. 2024, A.1)."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        for zero in (self.b_enc, self.b_dec, self.threshold):
+            zero.zero_()
+
+    def reset_counters(self) -> None:
+        self.tokens_since_fired.zero_()
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return super().weights() | {"threshold": self.threshold}
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        acts = self._pre_acts(x).relu()
+        return nonzero_slots(torch.where(acts > self.threshold, acts, 0))
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x, _, _ = self.normalize(x)
+        config, batch = self.config, len(x)
+        pre = self._pre_acts(x)
+        values, tokens, latents = batch_top_k(pre.relu(), config.k)
+        track_threshold_(self.threshold, values, max(config.threshold_rate, 1 / (step.step + 1)))
+        error = x - self.b_dec - rows_by_bag(values, latents, tokens, self.W_dec, batch)
+        reconstruction = error.square().sum(-1).mean()
+        dead = find_dead_(
+            self.tokens_since_fired,
+            values,
+            latents,
+            tokens=batch,
+            dead_after_tokens=config.dead_after_tokens,
+            n_steps=step.n_steps,
+        )
+        aux = error.new_zeros(())
+        if config.aux_weight > 0:
+            aux = revival_loss(pre, error, dead, self.W_dec)
+        loss = reconstruction + config.aux_weight * aux
+        return {"loss": loss, "reconstruction": reconstruction, "aux": aux}
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.W_dec)
+
+    def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)

@@ -1,0 +1,230 @@
+"""HierarchicalSAE (seed 003, section 4): a flat SAE whose penalty and latents are managed while it learns.
+
+Resampling follows Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron Resampling".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int32, Int64
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import normalize_rows_, project_out_rows_, similar_pairs, weighted_rows
+
+ALPHA = (0.1, 2.0)
+"""Bounds of the adaptive factor (eq. 5)."""
+RESAMPLED_NORM = 0.2
+"""Norm of a resampled encoder column, as a share of the mean of the others (Bricken et al.)."""
+_TINY = 1e-30  # weight of an example without loss: it is drawn last
+
+
+class DynamicConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `dynamic`; the defaults are the paper's."""
+
+    architecture: Literal["dynamic"] = "dynamic"
+    """Name of the architecture."""
+    normalize: Normalize = "standardize"
+    """What is done to a token's activation before encoding."""
+    d_sae: PositiveInt
+    """Number of latents."""
+    lambda_0: NonNegativeFloat | None = None
+    """Weight of the sum of a token's acts at the first step; null is `1 / √d_sae`."""
+    schedule: bool = True
+    """Whether that weight falls linearly, to 0 at the end of the run."""
+    adaptive: bool = True
+    """Whether that weight is multiplied by `target_loss / reconstruction`, within 0.1 and 2."""
+    target_loss: PositiveFloat = 2.5
+    """Reconstruction loss of a normalised token at which the adaptive factor is 1."""
+    resample: bool = True
+    """Whether latents that fire too rarely start anew from examples with a high loss."""
+    min_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of tokens on which a latent has to fire."""
+    track: bool = True
+    """Whether that share is taken over a sliding window, at each step; else over one batch, once in `window` steps."""
+    window: PositiveInt = 100
+    """Batches in the window; a latent is judged when it has seen as many since its start."""
+    merge: bool = True
+    """Whether latents with nearly the same decoder row become one, and the other one of them starts anew."""
+    merge_every: PositiveInt = 100
+    """Steps between passes of merging."""
+    merge_cosine: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Cosine of two decoder rows above which they are merged."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Each step the encoder and its bias shrink by the learning rate times this; decoder rows have norm 1 anyway."""
+
+    @model_validator(mode="after")
+    def _tracking_has_a_use(self) -> DynamicConfig:
+        if self.track and not self.resample:
+            raise ValueError("track needs resample: the window only says which latents start anew")
+        return self
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+class _Batch(NamedTuple):
+    """What a step's losses leave for the work after its update."""
+
+    x: Float[Tensor, "batch d_in"]
+    """Normalised."""
+    loss: Float[Tensor, " batch"]
+    """Squared error of each token."""
+    fired: Int64[Tensor, " d_sae"]
+    """Tokens on which each latent is positive."""
+
+
+@register
+class DynamicSAE(SAE[DynamicConfig]):
+    """`acts = relu(x W_enc + b_enc)`, `x̂ = acts W_dec + b_dec`, with decoder rows of norm 1 (eq. 1 and 2)."""
+
+    config_class = DynamicConfig
+    title = "A flat sparse autoencoder whose latents are resampled and merged while it learns (HierarchicalSAE)"
+    b_dec: Float[Tensor, " d_in"]
+    fired: Int32[Tensor, "window d_sae"]
+    """Ring of the last batches: tokens on which each latent fired."""
+    batches_seen: Int64[Tensor, " d_sae"]
+    """Batches since each latent's window began."""
+
+    def __init__(self, config: DynamicConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.b_enc = nn.Parameter(torch.empty(d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+        ring = config.window if config.track else 1
+        self.register_buffer("fired", torch.zeros(ring, d_sae, dtype=torch.int32))
+        self.register_buffer("batches_seen", torch.zeros(d_sae, dtype=torch.int64))
+        self._batch: _Batch | None = None
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose, biases 0."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        self.b_enc.zero_()
+        self.b_dec.zero_()
+
+    def reset_counters(self) -> None:
+        self.fired.zero_()
+        self.batches_seen.zero_()
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        return nonzero_slots(self._acts(x))
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x, _, _ = self.normalize(x)
+        acts = self._acts(x)
+        squares = (x - torch.addmm(self.b_dec, acts, self.W_dec)).square().sum(-1)
+        reconstruction = squares.mean()
+        l1 = acts.sum(-1).mean()
+        weight = self._weight(reconstruction.detach(), step)
+        self._batch = _Batch(x, squares.detach(), (acts > 0).sum(0))
+        return {
+            "loss": reconstruction + weight * l1,
+            "reconstruction": reconstruction,
+            "l1": l1,
+            "l1_weight": weight,
+        }
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+
+    @torch.no_grad()
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        kept = 1 - optimizer.param_groups[0]["lr"] * self.config.weight_decay
+        self.W_enc.mul_(kept)
+        self.b_enc.mul_(kept)
+        normalize_rows_(self.W_dec)
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        free = self._rare(batch, step.step)
+        if self.config.merge and (step.step + 1) % self.config.merge_every == 0:
+            free[self._merge()] = True
+        self._restart(free, batch, step.step, optimizer)
+
+    def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.addmm(self.b_enc, x, self.W_enc).relu()
+
+    def _weight(self, reconstruction: Float[Tensor, ""], step: TrainStep) -> Float[Tensor, ""]:
+        """`λ_t α_t` (eq. 3 and 5)."""
+        config = self.config
+        weight = config.d_sae**-0.5 if config.lambda_0 is None else config.lambda_0
+        if config.schedule:
+            weight *= 1 - step.step / step.n_steps
+        alpha = torch.ones_like(reconstruction)
+        if config.adaptive:
+            alpha = (config.target_loss / reconstruction).clamp(*ALPHA)
+        return weight * alpha
+
+    def _rare(self, batch: _Batch, step: int) -> Bool[Tensor, " d_sae"]:
+        """Counts a batch; says which latents are judged after it and fired too rarely (eq. 4)."""
+        if not self.config.resample:
+            return torch.zeros_like(batch.fired, dtype=torch.bool)
+        self.fired[step % len(self.fired)] = batch.fired.int()
+        self.batches_seen += 1
+        if not self.config.track and (step + 1) % self.config.window != 0:
+            return torch.zeros_like(batch.fired, dtype=torch.bool)
+        tokens = len(self.fired) * len(batch.x)
+        rare = self.fired.sum(0) < self.config.min_rate * tokens
+        return rare & (self.batches_seen >= self.config.window)
+
+    def _merge(self) -> Int64[Tensor, " merged"]:
+        """Averages pairs of latents into the first of each (eq. 7); returns the second ones."""
+        first, second = similar_pairs(self.W_dec, self.config.merge_cosine)
+        self.W_enc[:, first] = (self.W_enc[:, first] + self.W_enc[:, second]) / 2
+        self.b_enc[first] = (self.b_enc[first] + self.b_enc[second]) / 2
+        self.W_dec[first] = (self.W_dec[first] + self.W_dec[second]) / 2
+        normalize_rows_(self.W_dec)
+        return second
+
+    def _restart(
+        self,
+        free: Bool[Tensor, " d_sae"],
+        batch: _Batch,
+        step: int,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Points latents at examples, drawn in proportion to their squared loss, and forgets what they were."""
+        latents = free.nonzero()[: len(batch.x), 0]  # no example twice; the rest wait
+        if len(latents) == 0:
+            return
+        norms = self.W_enc.norm(dim=0)
+        others = norms if bool(free.all()) else norms[~free]
+        generator = torch.Generator(batch.x.device).manual_seed(
+            step
+        )  # a resumed run draws the same
+        odds = batch.loss.double().square().clamp_min(_TINY)
+        chosen = odds.multinomial(len(latents), generator=generator)
+        directions = batch.x[chosen]
+        normalize_rows_(directions)
+        self.W_dec[latents] = directions
+        self.W_enc[:, latents] = directions.T * (RESAMPLED_NORM * others.mean())
+        self.b_enc[latents] = 0
+        for parameter, axis in ((self.W_enc, 1), (self.b_enc, 0), (self.W_dec, 0)):
+            for moment in optimizer.state.get(parameter, {}).values():
+                if moment.shape == parameter.shape:
+                    moment.index_fill_(axis, latents, 0)
+        self.fired[:, latents] = 0
+        self.batches_seen[latents] = 0

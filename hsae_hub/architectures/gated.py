@@ -1,0 +1,121 @@
+"""Gated SAE (Rajamanoharan et al. 2024, arXiv 2404.16014): one path decides which latents act, another how strongly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+
+
+class GatedConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `gated`."""
+
+    architecture: Literal["gated"] = "gated"
+    """Name of the architecture."""
+    d_sae: PositiveInt
+    """Number of latents."""
+    lambda_l1: NonNegativeFloat
+    """Weight of the sum of a token's positive gate pre-activations; it sets the sparsity, so the paper sweeps it."""
+    penalty_warmup_steps: NonNegativeInt = 0
+    """Steps over which the penalty grows linearly from 0; short runs lose fewer latents with some."""
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+@register
+class GatedSAE(SAE[GatedConfig]):
+    """`acts = [gate > 0] · relu(magnitude)`, `x̂ = acts W_dec + b_dec`.
+
+    Both paths share an encoder: with `v = (x - b_dec) W_enc`, `gate = v + b_gate` and `magnitude = v e^r_mag + b_mag`.
+    No gradient passes the gate's step, so the gate learns from its own reconstruction, through a decoder that is not
+    moved by it (section 3.2).
+    """
+
+    config_class = GatedConfig
+    title = "A flat gated sparse autoencoder"
+    citation = """@misc{rajamanoharan2024improving,
+  title = {Improving Dictionary Learning with Gated Sparse Autoencoders},
+  author = {Rajamanoharan, Senthooran and others},
+  year = {2024},
+  eprint = {2404.16014},
+  archivePrefix = {arXiv}
+}"""
+    b_dec: Float[Tensor, " d_in"]
+
+    def __init__(self, config: GatedConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.b_gate = nn.Parameter(torch.empty(d_sae))
+        self.b_mag = nn.Parameter(torch.empty(d_sae))
+        self.r_mag = nn.Parameter(torch.empty(d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose, the rest 0: gate and magnitude agree."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        for vector in (self.b_gate, self.b_mag, self.r_mag, self.b_dec):
+            vector.zero_()
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        acts, _ = self._paths(x)
+        return nonzero_slots(acts)
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x, _, _ = self.normalize(x)
+        acts, gate = self._paths(x)
+        open_gate = gate.relu()
+        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        gate_error = x - torch.addmm(self.b_dec.detach(), open_gate, self.W_dec.detach())
+        reconstruction = error.square().sum(-1).mean()
+        l1 = open_gate.sum(-1).mean()
+        aux = gate_error.square().sum(-1).mean()
+        warmup = self.config.penalty_warmup_steps
+        ramp = min(1.0, step.step / warmup) if warmup else 1.0
+        return {
+            "loss": reconstruction + ramp * self.config.lambda_l1 * l1 + aux,
+            "reconstruction": reconstruction,
+            "l1": l1,
+            "aux": aux,
+        }
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.W_dec)
+
+    def _paths(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"]]:
+        """The acts, and the pre-activations of the gate."""
+        shared = (x - self.b_dec) @ self.W_enc
+        gate = shared + self.b_gate
+        magnitude = shared * self.r_mag.exp() + self.b_mag
+        return torch.where(gate > 0, magnitude.relu(), 0), gate

@@ -1,0 +1,141 @@
+"""Hierarchical Feature Groups (seed 001, sections 4 and 5): each group of latents pays more for its acts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import clip_together_, normalize_rows_, project_out_rows_, weighted_rows
+
+ACTIVE = 1e-4
+"""A latent with a larger mean act counts as an active feature (section 5.3)."""
+
+
+class GroupConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `group`; the defaults are the paper's."""
+
+    architecture: Literal["group"] = "group"
+    """Name of the architecture."""
+    normalize: Normalize = "layer_norm"
+    """What is done to a token's activation before encoding; the paper's is a layer norm without weights."""
+    d_sae: PositiveInt
+    """Number of latents."""
+    n_groups: PositiveInt = 5
+    """Groups of latents, at most `d_sae`; where they cannot be equal, the first ones have one latent more."""
+    lambda_l1: NonNegativeFloat = 0.04
+    """Weight of the sum of a token's acts in the first group."""
+    gamma: PositiveFloat = 1.5
+    """Factor from each group's weight to the next one's; 1 is the flat baseline."""
+    group_clip_norm: PositiveFloat | None = 1.0
+    """Largest norm of one group's gradient, encoder columns and decoder rows together; null does not clip."""
+    weight_decay: NonNegativeFloat = 1e-4
+    """Each step the encoder and its bias shrink by the learning rate times this (AdamW); the decoder does not."""
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> GroupConfig:
+        if self.n_groups > self.d_sae:
+            raise ValueError(f"n_groups (={self.n_groups}) must be at most d_sae (={self.d_sae})")
+        return self
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+@register
+class GroupSAE(SAE[GroupConfig]):
+    """`acts = relu(x W_enc + b_enc)`, `x̂ = acts W_dec + b_dec`; group `g` pays `λ γ^(g-1)` for each unit of act."""
+
+    config_class = GroupConfig
+    title = "A flat sparse autoencoder whose later groups of latents pay more (Hierarchical Feature Groups)"
+    b_dec: Float[Tensor, " d_in"]
+
+    def __init__(self, config: GroupConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.b_enc = nn.Parameter(torch.empty(d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose, biases 0."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        self.b_enc.zero_()
+        self.b_dec.zero_()
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        return nonzero_slots(self._acts(x))
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x, _, _ = self.normalize(x)
+        acts = self._acts(x)
+        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        reconstruction = error.square().sum(-1).mean()
+        l1 = self._graded_l1(acts)
+        return {
+            "loss": reconstruction + self.config.lambda_l1 * l1,
+            "reconstruction": reconstruction,
+            "l1": l1,
+        }
+
+    def before_update(self) -> None:
+        W_enc, W_dec = self.W_enc.grad, self.W_dec.grad
+        if W_enc is None or W_dec is None:
+            return
+        project_out_rows_(W_dec, self.W_dec)
+        if self.config.group_clip_norm is not None:
+            groups = self.config.n_groups
+            columns, rows = W_enc.tensor_split(groups, 1), W_dec.tensor_split(groups)
+            for own in zip(columns, rows, strict=True):
+                clip_together_(own, self.config.group_clip_norm)
+
+    @torch.no_grad()
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        kept = 1 - optimizer.param_groups[0]["lr"] * self.config.weight_decay
+        self.W_enc.mul_(kept)
+        self.b_enc.mul_(kept)
+        normalize_rows_(self.W_dec)
+
+    @torch.no_grad()
+    def report(self, x: Float[Tensor, "batch d_in"]) -> dict[str, float]:
+        """Of each group on raw activations, all in their units: share of acts above 0, their mean, active features."""
+        found: dict[str, float] = {}
+        groups = self.encode(x).dense().tensor_split(self.config.n_groups, -1)
+        for number, acts in enumerate(groups, start=1):
+            fired = acts > 0
+            intensity = acts.sum() / fired.sum().clamp_min(1)
+            found[f"group_{number}_rate"] = float(fired.double().mean())
+            found[f"group_{number}_intensity"] = float(intensity)
+            found[f"group_{number}_active"] = float((acts.mean(0) > ACTIVE).sum())
+        return found
+
+    def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.addmm(self.b_enc, x, self.W_enc).relu()
+
+    def _graded_l1(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, ""]:
+        """`Σ_g γ^(g-1) Σ_{j in g} acts_j`, mean over the batch."""
+        sums = [group.sum(-1).mean() for group in acts.tensor_split(self.config.n_groups, -1)]
+        weights = [self.config.gamma**g for g in range(len(sums))]
+        return torch.stack([w * s for w, s in zip(weights, sums, strict=True)]).sum()

@@ -1,0 +1,131 @@
+"""JumpReLU SAE (Rajamanoharan et al. 2024, arXiv 2407.14435), trained as Gemma Scope was (Lieberum et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import jump_relu, normalize_rows_, project_out_rows_, step_through, weighted_rows
+
+
+class JumpReLUConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `jumprelu`; the defaults are the papers', for tokens whose mean squared norm is 1."""
+
+    architecture: Literal["jumprelu"] = "jumprelu"
+    """Name of the architecture."""
+    d_sae: PositiveInt
+    """Number of latents."""
+    lambda_l0: NonNegativeFloat
+    """Weight of a token's number of acts; it sets the sparsity, so the paper sweeps it."""
+    penalty_warmup_steps: NonNegativeInt = 10_000
+    """Steps over which the penalty grows linearly from 0."""
+    bandwidth: PositiveFloat = 1e-3
+    """Width of the rectangle kernel: a pre-activation moves its threshold when nearer to it than half of this."""
+    init_threshold: PositiveFloat = 1e-3
+    """Every threshold at the start."""
+    pre_encoder_bias: bool = True
+    """Whether `b_dec` is taken away before encoding; Gemma Scope's published weights have that folded into `b_enc`."""
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+@register
+class JumpReLUSAE(SAE[JumpReLUConfig]):
+    """`acts = pre · [pre > threshold]` with `pre = (x - b_dec) W_enc + b_enc`, `x̂ = acts W_dec + b_dec`.
+
+    The optimiser moves the logarithm of a threshold, as in the paper, so it stays positive; the parameter and what is
+    on disk is the threshold itself.
+    """
+
+    config_class = JumpReLUConfig
+    title = "A flat JumpReLU sparse autoencoder"
+    citation = """@misc{rajamanoharan2024jumping,
+  title = {Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse Autoencoders},
+  author = {Rajamanoharan, Senthooran and others},
+  year = {2024},
+  eprint = {2407.14435},
+  archivePrefix = {arXiv}
+}"""
+    b_dec: Float[Tensor, " d_in"]
+    _threshold_before: Float[Tensor, " d_sae"] | None = None
+
+    def __init__(self, config: JumpReLUConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.b_enc = nn.Parameter(torch.empty(d_sae))
+        self.threshold = nn.Parameter(torch.empty(d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose, biases 0, thresholds alike."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        self.b_enc.zero_()
+        self.b_dec.zero_()
+        self.threshold.fill_(self.config.init_threshold)
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        pre = self._pre_acts(x)
+        return nonzero_slots(torch.where(pre > self.threshold, pre, 0))
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x, _, _ = self.normalize(x)
+        pre = self._pre_acts(x)
+        active = step_through(pre, self.threshold, self.config.bandwidth)
+        acts = jump_relu(pre, active, self.threshold)
+        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        reconstruction = error.square().sum(-1).mean()
+        l0 = active.sum(-1).mean()
+        warmup = self.config.penalty_warmup_steps
+        ramp = min(1.0, step.step / warmup) if warmup else 1.0
+        return {
+            "loss": reconstruction + ramp * self.config.lambda_l0 * l0,
+            "reconstruction": reconstruction,
+            "l0": l0,
+        }
+
+    @torch.no_grad()
+    def before_update(self) -> None:
+        """Turns the thresholds' gradient into that of their logarithm, and projects the decoder's."""
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+        if self.threshold.grad is not None:
+            self.threshold.grad.mul_(self.threshold)
+            self._threshold_before = self.threshold.clone()
+
+    @torch.no_grad()
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        """Takes what the optimiser added to a threshold as a step of its logarithm; decoder rows get norm 1."""
+        normalize_rows_(self.W_dec)
+        if self._threshold_before is not None:
+            step_of_log = self.threshold - self._threshold_before
+            self.threshold.copy_(self._threshold_before * step_of_log.exp())
+            self._threshold_before = None
+
+    def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        centred = x - self.b_dec if self.config.pre_encoder_bias else x
+        return torch.addmm(self.b_enc, centred, self.W_enc)

@@ -1,0 +1,96 @@
+"""ReLU SAE with an L1 penalty: the flat baseline of seeds 001-003 (seed 001: equation 1 with one penalty for all)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+
+
+class L1Config(SAEConfig, frozen=True):
+    """Hyper-parameters of `l1`."""
+
+    architecture: Literal["l1"] = "l1"
+    """Name of the architecture."""
+    d_sae: PositiveInt
+    """Number of latents."""
+    lambda_l1: NonNegativeFloat = 0.04
+    """Weight of the sum of a token's acts, in the units of a normalised token (seeds 001-003)."""
+    penalty_warmup_steps: NonNegativeInt = 0
+    """Steps over which the penalty grows linearly from 0; short runs lose fewer latents with some."""
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+@register
+class L1SAE(SAE[L1Config]):
+    """`acts = relu((x - b_dec) W_enc + b_enc)`, `x̂ = acts W_dec + b_dec`, with decoder rows of norm 1."""
+
+    config_class = L1Config
+    title = "A flat ReLU sparse autoencoder with an L1 penalty"
+    b_dec: Float[Tensor, " d_in"]
+
+    def __init__(self, config: L1Config) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.b_enc = nn.Parameter(torch.empty(d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose, biases 0."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        self.b_enc.zero_()
+        self.b_dec.zero_()
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        return nonzero_slots(self._acts(x))
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        x, _, _ = self.normalize(x)
+        acts = self._acts(x)
+        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        reconstruction = error.square().sum(-1).mean()
+        l1 = acts.sum(-1).mean()
+        warmup = self.config.penalty_warmup_steps
+        ramp = min(1.0, step.step / warmup) if warmup else 1.0
+        return {
+            "loss": reconstruction + ramp * self.config.lambda_l1 * l1,
+            "reconstruction": reconstruction,
+            "l1": l1,
+        }
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.W_dec)
+
+    def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc).relu()

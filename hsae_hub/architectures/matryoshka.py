@@ -1,0 +1,169 @@
+"""Matryoshka SAE (Bussmann et al. 2025, arXiv 2503.17547): nested prefixes of one dictionary each reconstruct alone.
+
+The widths in `prefixes` are cumulative, as `matryoshka_widths` are in SAELens; the `group_sizes` of dictionary_learning
+are increments: 512, 1024, 2048 there are 512, 1536, 3584 here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import (
+    BatchActs,
+    batch_top_k,
+    find_dead_,
+    normalize_rows_,
+    project_out_rows_,
+    revival_loss,
+    rows_by_bag,
+    track_threshold_,
+    weighted_rows,
+)
+
+
+class MatryoshkaConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `matryoshka`."""
+
+    architecture: Literal["matryoshka"] = "matryoshka"
+    d_sae: PositiveInt
+    """Number of latents."""
+    prefixes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """How many of the first latents each nested dictionary has: cumulative, rising, the last one `d_sae`."""
+    k: PositiveInt
+    """Latents kept a token, on average over a training batch; at most `d_sae`."""
+    threshold_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the newest batch in the running average of the smallest kept act; the first 1 / rate count alike."""
+    aux_weight: NonNegativeFloat = 1 / 32
+    """Weight of AuxK: dead latents reconstruct the error, `d_in / 2` of them at a time (Gao et al., A.2)."""
+    dead_after_tokens: PositiveInt = 10_000_000
+    """Tokens without an act after which a latent counts as dead; at most a tenth of the run."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> MatryoshkaConfig:
+        if self.k > self.d_sae:
+            raise ValueError(f"k (={self.k}) must be at most d_sae (={self.d_sae})")
+        if list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != self.d_sae:
+            raise ValueError(
+                f"prefixes (={', '.join(map(str, self.prefixes))}) must rise and end at d_sae (={self.d_sae}); "
+                "they are cumulative widths"
+            )
+        return self
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+@register
+class MatryoshkaSAE(SAE[MatryoshkaConfig]):
+    """The acts of `batch_topk`; the loss is the sum, not weighted, of the squared errors of all prefixes.
+
+    Training keeps the `k · batch` largest of `relu((x - b_dec) W_enc + b_enc)` in a batch, all prefixes together;
+    outside training an act stays if it is above `threshold`: the smallest kept act, averaged over training.
+    """
+
+    config_class = MatryoshkaConfig
+    title = "A Matryoshka sparse autoencoder: nested prefixes of one dictionary, each a dictionary of its own"
+    citation = """@misc{bussmann2025learning,
+  title = {Learning Multi-Level Features with Matryoshka Sparse Autoencoders},
+  author = {Bussmann, Bart and Nabeshima, Noa and Karvonen, Adam and Nanda, Neel},
+  year = {2025},
+  eprint = {2503.17547},
+  archivePrefix = {arXiv}
+}"""
+    b_enc: Float[Tensor, " d_sae"]
+    b_dec: Float[Tensor, " d_in"]
+    threshold: Float[Tensor, " d_sae"]
+    """The same value for every latent; in the units of a normalised token."""
+    tokens_since_fired: Int64[Tensor, " d_sae"]
+
+    def __init__(self, config: MatryoshkaConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_enc = nn.Parameter(torch.empty(d_sae))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+        self.register_buffer("threshold", torch.zeros(d_sae))
+        self.register_buffer("tokens_since_fired", torch.zeros(d_sae, dtype=torch.int64))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose (Gao et al. 2024, A.1)."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        for zero in (self.b_enc, self.b_dec, self.threshold):
+            zero.zero_()
+
+    def reset_counters(self) -> None:
+        self.tokens_since_fired.zero_()
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return super().weights() | {"threshold": self.threshold}
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        acts = self._pre_acts(x).relu()
+        return nonzero_slots(torch.where(acts > self.threshold, acts, 0))
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        """`reconstruction` is that of the whole dictionary, `prefix_N` that of its first N latents."""
+        x, _, _ = self.normalize(x)
+        config = self.config
+        pre = self._pre_acts(x)
+        acts = batch_top_k(pre.relu(), config.k)
+        rate = max(config.threshold_rate, 1 / (step.step + 1))
+        track_threshold_(self.threshold, acts.values, rate)
+        errors = (x - self.b_dec)[:, None] - self._nested(acts, len(x))
+        squared = errors.square().sum(-1).mean(0)
+        dead = find_dead_(
+            self.tokens_since_fired,
+            acts.values,
+            acts.latents,
+            tokens=len(x),
+            dead_after_tokens=config.dead_after_tokens,
+            n_steps=step.n_steps,
+        )
+        aux = squared.new_zeros(())
+        if config.aux_weight > 0:
+            aux = revival_loss(pre, errors[:, -1], dead, self.W_dec)
+        prefixes = {f"prefix_{n}": squared[i] for i, n in enumerate(config.prefixes[:-1])}
+        loss = squared.sum() + config.aux_weight * aux
+        return {"loss": loss, "reconstruction": squared[-1], **prefixes, "aux": aux}
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.W_dec)
+
+    def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+
+    def _nested(self, acts: BatchActs, batch: int) -> Float[Tensor, "batch prefixes d_in"]:
+        """What each prefix reconstructs, without the bias; every decoder row is read once for all of them."""
+        groups = len(self.config.prefixes)
+        widths = torch.tensor(self.config.prefixes, device=acts.latents.device)
+        bags = acts.tokens * groups + torch.bucketize(acts.latents, widths, right=True)
+        parts = rows_by_bag(acts.values, acts.latents, bags, self.W_dec, batch * groups)
+        return parts.view(batch, groups, self.d_in).cumsum(1)

@@ -1,0 +1,153 @@
+"""Switch SAE (Mudide et al. 2024, arXiv 2410.08201): a router sends each token to one of many small TopK SAEs."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
+from hsae_hub.architectures.latents import TreeShape
+from hsae_hub.architectures.registry import register
+from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+
+
+class SwitchConfig(SAEConfig, frozen=True):
+    """Hyper-parameters of `switch`."""
+
+    architecture: Literal["switch"] = "switch"
+    d_sae: PositiveInt
+    """Number of latents, those of all experts together; a multiple of `n_experts`."""
+    n_experts: PositiveInt
+    """Experts; expert `e` has latents `e · d_sae / n_experts` up to the next one's first."""
+    k: PositiveInt
+    """Latents kept a token, all of one expert; at most `d_sae / n_experts`."""
+    alpha: NonNegativeFloat = 3.0
+    """Weight of the load balance."""
+    variant: Literal["paper", "released"] = "paper"
+    """`released` multiplies `alpha` by `d_in`, as the authors' code does with its 3, for raw activations."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> SwitchConfig:
+        if self.d_sae % self.n_experts:
+            raise ValueError(
+                f"d_sae (={self.d_sae}) must be a multiple of n_experts (={self.n_experts})"
+            )
+        width = self.d_sae // self.n_experts
+        if self.k > width:
+            raise ValueError(f"k (={self.k}) must be at most d_sae / n_experts (={width})")
+        return self
+
+    def shape(self) -> TreeShape:
+        return TreeShape(self.d_sae, 0)
+
+
+class _Codes(NamedTuple):
+    """What a forward pass computes of normalised tokens."""
+
+    values: Float[Tensor, "batch k"]
+    indices: Int64[Tensor, "batch k"]
+    probabilities: Float[Tensor, "batch n_experts"]
+    tokens_per_expert: Int64[Tensor, " n_experts"]
+
+
+@register
+class SwitchSAE(SAE[SwitchConfig]):
+    """`p = softmax((x - b_router) W_router)`, `e = argmax p`, `acts = p_e · relu(top_k((x - b_dec) W_enc[e]))`.
+
+    Experts share `b_dec` and have no encoder bias. The probability is part of the acts, so decoding is that of a
+    flat SAE; it is also all that the router learns from, beside the load balance.
+    """
+
+    config_class = SwitchConfig
+    title = "A Switch sparse autoencoder: a router picks one of several TopK experts for each token"
+    citation = """@misc{mudide2024efficient,
+  title = {Efficient Dictionary Learning with Switch Sparse Autoencoders},
+  author = {Mudide, Anish and Engels, Joshua and Michaud, Eric J. and Tegmark, Max and Schroeder de Witt, Christian},
+  year = {2024},
+  eprint = {2410.08201},
+  archivePrefix = {arXiv}
+}"""
+    b_dec: Float[Tensor, " d_in"]
+
+    def __init__(self, config: SwitchConfig) -> None:
+        super().__init__(config)
+        d_in, d_sae = config.d_in, config.d_sae
+        self.W_enc = nn.Parameter(torch.empty(d_in, d_sae))
+        self.W_dec = nn.Parameter(torch.empty(d_sae, d_in))
+        self.b_dec = nn.Parameter(torch.empty(d_in))
+        self.W_router = nn.Parameter(torch.empty(d_in, config.n_experts))
+        self.b_router = nn.Parameter(torch.empty(d_in))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Decoder rows uniform on the sphere, the encoder their transpose; the router as a linear layer's default."""
+        self.W_dec.normal_(generator=generator)
+        normalize_rows_(self.W_dec)
+        self.W_enc.copy_(self.W_dec.T)
+        bound = 1 / math.sqrt(self.d_in)
+        self.W_router.uniform_(-bound, bound, generator=generator)
+        self.b_dec.zero_()
+        self.b_router.zero_()
+
+    def encode_normalized(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
+        codes = self._codes(x)
+        return codes.values, codes.indices
+
+    def sum_rows(
+        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
+    ) -> Float[Tensor, "batch d_in"]:
+        return weighted_rows(values, indices, self.W_dec)
+
+    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
+        return self.W_dec[indices]
+
+    def encoder_flops(self) -> int:
+        """One expert's part of the encoder, and the router."""
+        return 4 * (self.W_enc.numel() // self.config.n_experts + self.W_router.numel())
+
+    def losses(
+        self, x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Float[Tensor, ""]]:
+        """`balance` is 1 when tokens spread evenly over experts, and up to `n_experts` when all go to one."""
+        x, _, _ = self.normalize(x)
+        codes = self._codes(x)
+        error = x - self.b_dec - weighted_rows(codes.values, codes.indices, self.W_dec)
+        reconstruction = error.square().sum(-1).mean()
+        shares = codes.tokens_per_expert.to(x.dtype) / len(x)
+        balance = self.config.n_experts * (shares * codes.probabilities.mean(0)).sum()
+        weight = self.config.alpha * (self.d_in if self.config.variant == "released" else 1)
+        loss = reconstruction + weight * balance
+        return {"loss": loss, "reconstruction": reconstruction, "balance": balance}
+
+    def before_update(self) -> None:
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
+
+    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
+        normalize_rows_(self.W_dec)
+
+    def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:
+        """Tokens are put in the order of their experts, so that each expert multiplies its own tokens only."""
+        experts, width = self.config.n_experts, self.d_sae // self.config.n_experts
+        probabilities = ((x - self.b_router) @ self.W_router).softmax(-1)
+        probability, expert = probabilities.max(-1)
+        counts = expert.bincount(minlength=experts)
+        order = expert.argsort(stable=True)
+        back = order.argsort()
+        tokens = (x - self.b_dec)[order].split_with_sizes(counts.tolist())
+        encoders = self.W_enc.view(self.d_in, experts, width).unbind(1)
+        pre = torch.cat([part @ encoder for part, encoder in zip(tokens, encoders, strict=True)])
+        values, places = pre.topk(self.config.k, sorted=False)
+        return _Codes(
+            values.relu()[back] * probability[:, None],
+            places[back] + expert[:, None] * width,
+            probabilities,
+            counts,
+        )
