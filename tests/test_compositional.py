@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import compositional_numpy as oracle
 import numpy as np
 import pytest
 import torch
@@ -47,56 +48,15 @@ def as_numpy(sae: CompositionalSAE) -> dict[str, np.ndarray]:
     return {name: tensor.numpy().copy() for name, tensor in sae.weights().items()}
 
 
-def tier_acts(w: dict[str, np.ndarray], x: np.ndarray, *, first: bool, training: bool) -> list:
-    acts: list[np.ndarray] = []
-    signal = x
-    for i in range(1, sum(name.startswith("b_") for name in w)):  # b_dec is one of them
-        if i > 1:
-            end = "" if i == 2 else f"_{i - 1}"
-            before = acts[-1]
-            mean = before.mean(0) if training else w["bn_mean" + end]
-            var = ((before - mean) ** 2).mean(0) if training else w["bn_var" + end]
-            even = (before - mean) / (var + 1e-5) ** 0.5 * w["bn_weight" + end] + w["bn_bias" + end]
-            basis = w[f"W_{i - 1}"] if first else w[f"W_{i}"]
-            signal = x + even @ w["W_c" + end] @ basis.T
-        pre = signal @ w[f"W_{i}"] + w[f"b_{i}"]
-        acts.append(np.where(pre.real > 0, pre, 0))
-    return acts
-
-
-def decoder(w: dict[str, np.ndarray], i: int) -> np.ndarray:
-    return w.get(f"W_dec_{i}", w[f"W_{i}"].T)
-
-
-def loss_parts(
-    w: dict[str, np.ndarray], x: np.ndarray, shares: list[float], *, first: bool
-) -> dict[str, Any]:
-    acts = tier_acts(w, x, first=first, training=True)
-    x_hat, sparsity, composition = w["b_dec"], 0.0, 0.0
-    for i, (share, act) in enumerate(zip(shares, acts, strict=True), start=1):
-        x_hat = x_hat + share * act @ decoder(w, i)
-        sparsity += share * act.sum() / len(x)
-        if i > 1:
-            W_c = w["W_c" if i == 2 else f"W_c_{i - 1}"]
-            composition += share * ((act - acts[i - 2] @ W_c) ** 2).sum() / len(x)
-    reconstruction = ((x - x_hat) ** 2).sum() / len(x)
-    return {
-        "loss": reconstruction + 0.3 * sparsity + 0.2 * composition,
-        "reconstruction": reconstruction,
-        "sparsity": sparsity,
-        "composition": composition,
-    }
-
-
 @CASES
 def test_forward_agrees_with_the_formula(case: dict[str, Any]) -> None:
     sae, x = make(**case), batch()
     w = as_numpy(sae)
-    acts = tier_acts(w, x.numpy(), first=case is FIRST, training=False)
+    acts = oracle.tier_acts(w, x.numpy(), first=case is FIRST, training=False)
     out = sae(x)
     dense = out.acts.dense().detach().numpy()
     np.testing.assert_allclose(dense, np.concatenate(acts, 1), rtol=1e-6, atol=1e-9)
-    wanted = w["b_dec"] + sum(act @ decoder(w, i) for i, act in enumerate(acts, start=1))
+    wanted = w["b_dec"] + sum(act @ oracle.decoder(w, i) for i, act in enumerate(acts, start=1))
     np.testing.assert_allclose(out.sae_out.detach().numpy(), wanted, rtol=1e-6, atol=1e-9)
     assert all((act > 0).any() and (act == 0).any() for act in acts)
 
@@ -109,7 +69,7 @@ def test_losses_gradients_and_statistics_agree_with_the_formula(case: dict[str, 
     fade = (0.32 - 0.3) / (0.1 * 0.7)
     shares = [1.0, 1.0, fade] if len(starts) == 3 else [1.0, fade]
     losses = sae.losses(x, FADING)
-    wanted = loss_parts(w, x.numpy(), shares, first=case is FIRST)
+    wanted = oracle.loss_parts(w, x.numpy(), shares, first=case is FIRST)
     assert losses.keys() == wanted.keys()
     for name, value in wanted.items():
         assert losses[name].item() == pytest.approx(value, rel=1e-9), name
@@ -120,12 +80,13 @@ def test_losses_gradients_and_statistics_agree_with_the_formula(case: dict[str, 
         for place in np.ndindex(*parameter.shape):
             moved = w | {name: w[name].astype(complex)}
             moved[name][place] += 1e-30j
-            stepped = loss_parts(moved, x.numpy(), shares, first=case is FIRST)
+            stepped = oracle.loss_parts(moved, x.numpy(), shares, first=case is FIRST)
             gradient[place] = np.imag(stepped["loss"]) / 1e-30
         assert parameter.grad is not None
         np.testing.assert_allclose(parameter.grad.numpy(), gradient, rtol=1e-6, atol=1e-9)
 
-    acts = tier_acts(w, x.numpy(), first=case is FIRST, training=True)
+    acts = oracle.tier_acts(w, x.numpy(), first=case is FIRST, training=True)
+    assert all((act > 0).any(0).all() for act in acts[:-1]), "or their statistics would stay"
     for act, end in zip(acts[:-1], ["", "_2"], strict=False):
         mean, var = 0.9 * w["bn_mean" + end] + 0.1 * act.mean(0), 0.9 * w["bn_var" + end]
         var += 0.1 * act.var(0, ddof=1)
@@ -139,6 +100,17 @@ def test_encoding_changes_no_statistic_and_needs_no_batch() -> None:
     one = torch.cat([sae.encode(row[None]).dense() for row in x])
     torch.testing.assert_close(one, whole, rtol=1e-12, atol=1e-12)
     assert all(np.array_equal(before[name], value) for name, value in as_numpy(sae).items())
+
+
+def test_statistics_are_of_batches_where_a_latent_acts() -> None:
+    sae, x = make(**TWO), batch()
+    with torch.no_grad():
+        sae.get_parameter("b_1")[2] = -1e3
+    before = as_numpy(sae)
+    sae.losses(x, TrainStep(99, 100))
+    after = as_numpy(sae)
+    for name in ("bn_mean", "bn_var"):
+        assert np.array_equal(np.flatnonzero(after[name] == before[name]), [2])
 
 
 def test_the_curriculum_brings_in_one_tier_after_the_other() -> None:
@@ -192,9 +164,11 @@ def test_dead_latents_move_to_the_tier_that_explains_most_a_latent(tied: bool) -
         sae.losses(x, step)["loss"].backward()
         sae.before_update()
         optimizer.step()
-        acts = tier_acts(w, x.numpy(), first=False, training=True)
-        error = x.numpy() - w["b_dec"] - sum(a @ decoder(w, i + 1) for i, a in enumerate(acts))
-        without = [error + a @ decoder(w, i + 1) for i, a in enumerate(acts)]
+        acts = oracle.tier_acts(w, x.numpy(), first=False, training=True)
+        error = (
+            x.numpy() - w["b_dec"] - sum(a @ oracle.decoder(w, i + 1) for i, a in enumerate(acts))
+        )
+        without = [error + a @ oracle.decoder(w, i + 1) for i, a in enumerate(acts)]
         gains.append([((e**2).sum() - (error**2).sum()) / len(x) for e in without])
         if step.step == 80:
             sae.after_update(step, optimizer)
@@ -318,8 +292,8 @@ def test_the_report_agrees_with_the_formula() -> None:
     sae.fit_normalization(x)
     w = as_numpy(sae)
     mean, std = w.pop("norm_mean"), w.pop("norm_std")
-    acts = tier_acts(w, (x.numpy() - mean) / std, first=False, training=False)
-    parts = [act @ decoder(w, i) * std for i, act in enumerate(acts, start=1)]
+    acts = oracle.tier_acts(w, (x.numpy() - mean) / std, first=False, training=False)
+    parts = [act @ oracle.decoder(w, i) * std for i, act in enumerate(acts, start=1)]
     start = x.numpy() - (w["b_dec"] * std + mean)
 
     def explained(tiers: list[int]) -> float:

@@ -58,9 +58,7 @@ class CompositionalConfig(SAEConfig, frozen=True):
     def _tiers_fit(self) -> CompositionalConfig:
         starts, widths = list(self.starts), list(self.widths)
         if len(starts) != len(widths) or starts[0] != 0 or starts != sorted(set(starts)):
-            raise ValueError(
-                f"starts (={starts}) must rise from 0, one a tier of widths (={widths})"
-            )
+            raise ValueError(f"starts (={starts}) must rise from 0, as many as widths (={widths})")
         if self.compose_through == "first" and (len(set(widths)) > 1 or self.reallocate_every):
             raise ValueError(
                 f"compose_through (=first) must have equal widths (={widths}) "
@@ -259,8 +257,7 @@ class CompositionalSAE(SAE[CompositionalConfig]):
         return self.get_parameter(_joint("W_c", i))
 
     def _size(self, name: str) -> tuple[int, ...]:
-        widths = self.config.widths
-        return tuple(self.d_in if tier is None else widths[tier] for tier in self._axes[name])
+        return tuple(self.d_in if i is None else self.config.widths[i] for i in self._axes[name])
 
     def _set_widths(self, widths: Sequence[int]) -> None:
         self.config = self.config.model_copy(update={"widths": tuple(widths)})
