@@ -212,9 +212,8 @@ class DynamicSAE(SAE[DynamicConfig]):
             return
         norms = self.W_enc.norm(dim=0)
         others = norms if bool(free.all()) else norms[~free]
-        generator = torch.Generator(batch.x.device).manual_seed(
-            step
-        )  # a resumed run draws the same
+        # seeded by the step: a resumed run draws the same ones
+        generator = torch.Generator(batch.x.device).manual_seed(step)
         odds = batch.loss.double().square().clamp_min(_TINY)
         chosen = odds.multinomial(len(latents), generator=generator)
         directions = batch.x[chosen]
@@ -226,5 +225,4 @@ class DynamicSAE(SAE[DynamicConfig]):
             for moment in optimizer.state.get(parameter, {}).values():
                 if moment.shape == parameter.shape:
                     moment.index_fill_(axis, latents, 0)
-        self.fired[:, latents] = 0
-        self.batches_seen[latents] = 0
+        self.batches_seen[latents] = 0  # the ring is all theirs when they are judged again

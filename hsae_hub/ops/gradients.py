@@ -29,4 +29,5 @@ def normalize_together_(gradients: Sequence[Float[Tensor, "..."]]) -> None:
 
 def _common_norm(tensors: Sequence[Float[Tensor, "..."]]) -> Float[Tensor, ""]:
     norms = [torch.linalg.vector_norm(tensor) for tensor in tensors]
-    return torch.linalg.vector_norm(torch.stack(norms)).clamp_min(_TINY)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm.clamp_min(_TINY)
