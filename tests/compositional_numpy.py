@@ -1,4 +1,4 @@
-"""CompositionalLens in NumPy, in float64 or complex, written from the definition (seed 000, eq. 1-5)."""
+"""CompositionalLens in NumPy, in float64 or complex, written from the definition (its paper, eq. 1-5)."""
 
 from typing import Any
 

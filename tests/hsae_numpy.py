@@ -1,4 +1,4 @@
-"""H-SAE in NumPy, float64, loop by loop from seed 004 (algorithm 1, eq. 3.2-3.4): the oracle of `test_hsae`."""
+"""H-SAE in NumPy, float64, loop by loop (Muchane et al. 2025, algorithm 1, eq. 3.2-3.4): the oracle of `test_hsae`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,9 @@ def test_check_counts_every_shipped_recipe(name, capsys):
     found = json.loads(succeed(capsys, "recipes", "check", name, "--json"))
     recipe = load_recipe(name).recipe
     sae = found["saes"]["sae"]
-    assert sae["d_sae"] == recipe.sae.shape().d_sae and sae["architecture"] == recipe.sae.architecture
+    assert (
+        sae["d_sae"] == recipe.sae.shape().d_sae and sae["architecture"] == recipe.sae.architecture
+    )
     assert sae["weights_bytes"] == 4 * sae["parameters"] > 0
     assert found["tokens"] == found["steps"] * recipe.train.batch_size
     assert "can be run" in succeed(capsys, "recipes", "check", name)

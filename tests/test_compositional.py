@@ -1,4 +1,4 @@
-"""`compositional` against NumPy, in float64 (seed 000, eq. 1-5); gradients by complex steps, which are exact."""
+"""`compositional` against NumPy, in float64 (its paper, eq. 1-5); gradients by complex steps, which are exact."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""`dynamic` against NumPy, in float64 (seed 003, HierarchicalSAE)."""
+"""`dynamic` against NumPy, in float64 (the HierarchicalSAE paper)."""
 
 from typing import Any
 

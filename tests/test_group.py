@@ -1,4 +1,4 @@
-"""`group` against NumPy, in float64 (seed 001, Hierarchical Feature Groups)."""
+"""`group` against NumPy, in float64 (the Hierarchical Feature Groups paper)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`l1` against NumPy, in float64 (the flat baseline of seeds 001-003)."""
+"""`l1` against NumPy, in float64 (the flat baseline of the group, nested and dynamic papers)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""`nested` against NumPy, in float64 (seed 002, Nested Dictionary Learning)."""
+"""`nested` against NumPy, in float64 (the Nested Dictionary Learning paper)."""
 
 from itertools import permutations
 

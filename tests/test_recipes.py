@@ -112,7 +112,7 @@ def test_every_shipped_recipe_parses_and_survives_a_dump(name, write):
     assert load_recipe(write(dump_recipe(loaded.recipe))).recipe == loaded.recipe
 
 
-def test_the_recipe_of_seed_004():
+def test_the_recipe_of_the_paper():
     recipe = load_recipe("gemma-2-2b/l20_hsae-16kx16").recipe
     assert recipe.sae.shape() == (16384, 16)
     assert (recipe.sae.k, recipe.sae.d_subspace, recipe.sae.d_in) == (32, 4, 2304)

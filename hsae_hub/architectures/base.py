@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.latents import Acts, TreeShape
 
 NORM_EPS = 1e-6
-"""Added to a token's norm before dividing, as in seed 004's code: a zero vector stays zero."""
+"""Added to a token's norm before dividing, as in Muchane et al.'s code: a zero vector stays zero."""
 
 
 LAYER_NORM_EPS = 1e-5
@@ -21,9 +21,9 @@ LAYER_NORM_EPS = 1e-5
 Normalize = Literal["none", "unit_norm", "layer_norm", "standardize", "mean_norm"]
 NORMALIZE: dict[Normalize, str] = {
     "none": "nothing",
-    "unit_norm": "x / ‖x‖, token by token (seed 004)",
-    "layer_norm": "(x - mean) / std over its dimensions, token by token (seed 001)",
-    "standardize": "(x - mean) / std of each dimension, from a sample (seed 003)",
+    "unit_norm": "x / ‖x‖, token by token (Muchane et al. 2025)",
+    "layer_norm": "(x - mean) / std over its dimensions, token by token (the Hierarchical Feature Groups paper)",
+    "standardize": "(x - mean) / std of each dimension, from a sample (the HierarchicalSAE paper)",
     "mean_norm": "x / c with one c for all tokens, from a sample, so that E‖x‖ = √d_in",
 }
 """What each way of normalising does to an activation."""

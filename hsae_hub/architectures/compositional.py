@@ -1,4 +1,4 @@
-"""CompositionalLens (seed 000, sections 4 and 5): tiers of latents, each composed from the acts of the tier before.
+"""CompositionalLens (anonymous, sections 4 and 5): tiers of latents, each composed from the acts of the tier before.
 
 The paper's `W1 h1 Wc` (eq. 3) has no consistent shape. Here `h1 Wc` lives in tier 2's latents, where its loss (eq. 5)
 needs it, and a basis brings it back to `d_in`.

@@ -1,4 +1,4 @@
-"""HierarchicalSAE (seed 003, section 4): a flat SAE whose penalty and latents are managed while it learns.
+"""HierarchicalSAE (anonymous, section 4): a flat SAE whose penalty and latents are managed while it learns.
 
 Resampling follows Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron Resampling".
 """

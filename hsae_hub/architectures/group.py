@@ -1,4 +1,4 @@
-"""Hierarchical Feature Groups (seed 001, sections 4 and 5): each group of latents pays more for its acts."""
+"""Hierarchical Feature Groups (anonymous, sections 4 and 5): each group of latents pays more for its acts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hierarchical SAE (seed 004: Muchane, Richardson, Park, Veitch 2025, sections 3.1-3.2 and appendix A).
+"""Hierarchical SAE (Muchane, Richardson, Park, Veitch 2025, sections 3.1-3.2 and appendix A).
 
 The authors' code says expert for a parent with its subspace and atom for a child.
 """

@@ -1,4 +1,4 @@
-"""ReLU SAE with an L1 penalty: the flat baseline of seeds 001-003 (seed 001: equation 1 with one penalty for all)."""
+"""ReLU SAE with an L1 penalty: the flat baseline of the group, nested and dynamic papers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class L1Config(SAEConfig, frozen=True):
     d_sae: PositiveInt
     """Number of latents."""
     lambda_l1: NonNegativeFloat = 0.04
-    """Weight of the sum of a token's acts, in the units of a normalised token (seeds 001-003)."""
+    """Weight of the sum of a token's acts, in the units of a normalised token (0.04 in those papers)."""
     penalty_warmup_steps: NonNegativeInt = 0
     """Steps over which the penalty grows linearly from 0; short runs lose fewer latents with some."""
 

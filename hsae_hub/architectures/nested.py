@@ -1,4 +1,4 @@
-"""Nested Dictionary Learning (seed 002, sections 3.1 and 4): a small shared dictionary and a specialised one."""
+"""Nested Dictionary Learning (anonymous, sections 3.1 and 4): a small shared dictionary and a specialised one."""
 
 from __future__ import annotations
 

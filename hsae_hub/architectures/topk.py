@@ -30,7 +30,7 @@ class TopKConfig(SAEConfig, frozen=True):
     k: PositiveInt
     """Latents kept a token, at most `d_sae`."""
     bias: bool = True
-    """Whether there are `b_enc` and `b_dec`; the baselines of seed 004 have none."""
+    """Whether there are `b_enc` and `b_dec`; the baselines of Muchane et al. 2025 have none."""
     aux_weight: NonNegativeFloat = 1 / 32
     """Weight of AuxK: dead latents reconstruct the error, `d_in / 2` of them at a time (Gao et al., A.2)."""
     dead_after_tokens: PositiveInt = 10_000_000

@@ -1,4 +1,4 @@
-"""The bi-orthogonality penalty of encoder and decoder (seed 004, Muchane et al., eq. 3.4) without its n × n matrix."""
+"""The bi-orthogonality penalty of encoder and decoder (Muchane et al. 2025, eq. 3.4) without its n × n matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiers of latents (seed 000): how they fade in, what each explains, and how latents move from one to another."""
+"""Tiers of latents (CompositionalLens): how they fade in, what each explains, and how latents change tier."""
 
 from __future__ import annotations
 
