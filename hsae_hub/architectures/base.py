@@ -11,6 +11,7 @@ from pydantic import BaseModel, PositiveInt
 from torch import Tensor, nn
 
 from hsae_hub.architectures.latents import Acts, TreeShape
+from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
 
 NORM_EPS = 1e-6
 """Added to a token's norm before dividing, as in Muchane et al.'s code: a zero vector stays zero."""
@@ -69,7 +70,8 @@ class SAE(nn.Module, ABC, Generic[C]):
 
     `encode` returns the acts that are decoded, masked; `decode` is linear in them and keeps no state between calls.
     Whatever an architecture does between training steps belongs to it too. A subclass makes its parameters
-    uninitialised in `__init__`, so that loading takes no time for values that are replaced anyway.
+    uninitialised in `__init__`, so that loading takes no time for values that are replaced anyway. One without a
+    `W_dec` of unit rows, a row a latent, says how it decodes and what it constrains.
     """
 
     config_class: ClassVar[type[SAEConfig]]
@@ -78,6 +80,7 @@ class SAE(nn.Module, ABC, Generic[C]):
     citation: ClassVar[str] = ""
     """BibTeX of its paper, for the card."""
     W_enc: Float[Tensor, "d_in n_parents"]
+    W_dec: Float[Tensor, "n_parents d_in"]
     b_dec: Float[Tensor, " d_in"] | None
     """In the units of a normalised token: added once to every reconstruction, taken away before encoding."""
     norm_mean: Float[Tensor, " d_in"] | None
@@ -112,15 +115,15 @@ class SAE(nn.Module, ABC, Generic[C]):
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
         """Values and flat indices of the acts of tokens that are normalised already."""
 
-    @abstractmethod
     def sum_rows(
         self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
     ) -> Float[Tensor, "batch d_in"]:
         """Sum of decoder directions weighted by acts, before normalisation is undone, without the bias."""
+        return weighted_rows(values, indices, self.W_dec)
 
-    @abstractmethod
     def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         """Decoder directions of latents by flat index, before normalisation is undone."""
+        return self.W_dec[indices]
 
     @abstractmethod
     def losses(
@@ -135,10 +138,13 @@ class SAE(nn.Module, ABC, Generic[C]):
         return None
 
     def before_update(self) -> None:
-        """Called with fresh gradients, before clipping and the optimiser's step."""
+        """Called with fresh gradients, before clipping and the optimiser's step: rows of `W_dec` keep their norm."""
+        if self.W_dec.grad is not None:
+            project_out_rows_(self.W_dec.grad, self.W_dec)
 
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        """Called after the optimiser's step: constraints, and work between steps."""
+        """Called after the optimiser's step, for constraints and work between steps: rows of `W_dec` get norm 1."""
+        normalize_rows_(self.W_dec)
 
     @property
     def needs_sample(self) -> bool:

@@ -16,11 +16,9 @@ from hsae_hub.ops import (
     batch_top_k,
     find_dead_,
     normalize_rows_,
-    project_out_rows_,
     revival_loss,
     rows_by_bag,
     track_threshold_,
-    weighted_rows,
 )
 
 
@@ -103,14 +101,6 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
         acts = self._pre_acts(x).relu()
         return nonzero_slots(torch.where(acts > self.threshold, acts, 0))
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -134,13 +124,6 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
             aux = revival_loss(pre, error, dead, self.W_dec)
         loss = reconstruction + config.aux_weight * aux
         return {"loss": loss, "reconstruction": reconstruction, "aux": aux}
-
-    def before_update(self) -> None:
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
-
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        normalize_rows_(self.W_dec)
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, project_out_rows_, similar_pairs, weighted_rows
+from hsae_hub.ops import normalize_rows_, similar_pairs
 
 ALPHA = (0.1, 2.0)
 """Bounds of the adaptive factor (eq. 5)."""
@@ -121,14 +121,6 @@ class DynamicSAE(SAE[DynamicConfig]):
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
         return nonzero_slots(self._acts(x))
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -146,16 +138,12 @@ class DynamicSAE(SAE[DynamicConfig]):
             "l1_weight": weight,
         }
 
-    def before_update(self) -> None:
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
-
     @torch.no_grad()
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
         kept = 1 - optimizer.param_groups[0]["lr"] * self.config.weight_decay
         self.W_enc.mul_(kept)
         self.b_enc.mul_(kept)
-        normalize_rows_(self.W_dec)
+        super().after_update(step, optimizer)
         batch, self._batch = self._batch, None
         if batch is None:
             return

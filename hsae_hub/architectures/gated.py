@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+from hsae_hub.ops import normalize_rows_
 
 
 class GatedConfig(SAEConfig, frozen=True):
@@ -76,14 +76,6 @@ class GatedSAE(SAE[GatedConfig]):
         acts, _ = self._paths(x)
         return nonzero_slots(acts)
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -103,13 +95,6 @@ class GatedSAE(SAE[GatedConfig]):
             "l1": l1,
             "aux": aux,
         }
-
-    def before_update(self) -> None:
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
-
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        normalize_rows_(self.W_dec)
 
     def _paths(
         self, x: Float[Tensor, "batch d_in"]

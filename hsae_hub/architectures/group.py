@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import clip_together_, normalize_rows_, project_out_rows_, weighted_rows
+from hsae_hub.ops import clip_together_, normalize_rows_
 
 ACTIVE = 1e-4
 """A latent with a larger mean act counts as an active feature (section 5.3)."""
@@ -78,14 +78,6 @@ class GroupSAE(SAE[GroupConfig]):
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
         return nonzero_slots(self._acts(x))
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -101,10 +93,10 @@ class GroupSAE(SAE[GroupConfig]):
         }
 
     def before_update(self) -> None:
+        super().before_update()
         W_enc, W_dec = self.W_enc.grad, self.W_dec.grad
         if W_enc is None or W_dec is None:
             return
-        project_out_rows_(W_dec, self.W_dec)
         if self.config.group_clip_norm is not None:
             groups = self.config.n_groups
             columns, rows = W_enc.tensor_split(groups, 1), W_dec.tensor_split(groups)
@@ -116,7 +108,7 @@ class GroupSAE(SAE[GroupConfig]):
         kept = 1 - optimizer.param_groups[0]["lr"] * self.config.weight_decay
         self.W_enc.mul_(kept)
         self.b_enc.mul_(kept)
-        normalize_rows_(self.W_dec)
+        super().after_update(step, optimizer)
 
     @torch.no_grad()
     def report(self, x: Float[Tensor, "batch d_in"]) -> dict[str, float]:

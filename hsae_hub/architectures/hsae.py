@@ -186,13 +186,12 @@ class HSAE(SAE[HSAEConfig]):
         return {"loss": loss, **parts}
 
     def before_update(self) -> None:
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
+        super().before_update()
         if self.child_W_dec.grad is not None:
             project_out_rows_(self.child_W_dec.grad.mT, self.child_W_dec.mT)
 
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        normalize_rows_(self.W_dec)
+        super().after_update(step, optimizer)
         normalize_rows_(self.child_W_dec.mT)
 
     def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:

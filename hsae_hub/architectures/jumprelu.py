@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import jump_relu, normalize_rows_, project_out_rows_, step_through, weighted_rows
+from hsae_hub.ops import jump_relu, normalize_rows_, step_through
 
 
 class JumpReLUConfig(SAEConfig, frozen=True):
@@ -82,14 +82,6 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         pre = self._pre_acts(x)
         return nonzero_slots(torch.where(pre > self.threshold, pre, 0))
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -111,8 +103,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
     @torch.no_grad()
     def before_update(self) -> None:
         """Turns the thresholds' gradient into that of their logarithm, and projects the decoder's."""
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
+        super().before_update()
         if self.threshold.grad is not None:
             self.threshold.grad.mul_(self.threshold)
             self._threshold_before = self.threshold.clone()
@@ -120,7 +111,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
     @torch.no_grad()
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
         """Takes what the optimiser added to a threshold as a step of its logarithm; decoder rows get norm 1."""
-        normalize_rows_(self.W_dec)
+        super().after_update(step, optimizer)
         if self._threshold_before is not None:
             step_of_log = self.threshold - self._threshold_before
             self.threshold.copy_(self._threshold_before * step_of_log.exp())

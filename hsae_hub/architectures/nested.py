@@ -15,8 +15,6 @@ from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     normalize_rows_,
     normalize_together_,
-    project_out_rows_,
-    weighted_rows,
 )
 
 
@@ -98,14 +96,6 @@ class NestedSAE(SAE[NestedConfig]):
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
         return nonzero_slots(self._acts(x))
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -123,12 +113,8 @@ class NestedSAE(SAE[NestedConfig]):
         }
 
     def before_update(self) -> None:
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
+        super().before_update()
         normalize_together_([p.grad for p in self.parameters() if p.grad is not None])
-
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        normalize_rows_(self.W_dec)
 
     @torch.no_grad()
     def report(self, x: Float[Tensor, "batch d_in"]) -> dict[str, float]:

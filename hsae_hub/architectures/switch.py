@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+from hsae_hub.ops import normalize_rows_, weighted_rows
 
 
 class SwitchConfig(SAEConfig, frozen=True):
@@ -100,14 +100,6 @@ class SwitchSAE(SAE[SwitchConfig]):
         codes = self._codes(x)
         return codes.values, codes.indices
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def encoder_flops(self) -> int:
         """One expert's part of the encoder, and the router."""
         return 4 * (self.W_enc.numel() // self.config.n_experts + self.W_router.numel())
@@ -125,13 +117,6 @@ class SwitchSAE(SAE[SwitchConfig]):
         weight = self.config.alpha * (self.d_in if self.config.variant == "released" else 1)
         loss = reconstruction + weight * balance
         return {"loss": loss, "reconstruction": reconstruction, "balance": balance}
-
-    def before_update(self) -> None:
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
-
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        normalize_rows_(self.W_dec)
 
     def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:
         """Tokens are put in the order of their experts, so that each expert multiplies its own tokens only."""

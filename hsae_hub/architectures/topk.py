@@ -15,7 +15,6 @@ from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     find_dead_,
     normalize_rows_,
-    project_out_rows_,
     revival_loss,
     weighted_rows,
 )
@@ -93,14 +92,6 @@ class TopKSAE(SAE[TopKConfig]):
         values, indices = self._pre_acts(x).topk(self.config.k, sorted=False)
         return values.relu(), indices
 
-    def sum_rows(
-        self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
-    ) -> Float[Tensor, "batch d_in"]:
-        return weighted_rows(values, indices, self.W_dec)
-
-    def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        return self.W_dec[indices]
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -126,13 +117,6 @@ class TopKSAE(SAE[TopKConfig]):
             "reconstruction": reconstruction,
             "aux": aux,
         }
-
-    def before_update(self) -> None:
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
-
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        normalize_rows_(self.W_dec)
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         if self.b_enc is None or self.b_dec is None:
