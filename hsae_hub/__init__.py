@@ -19,7 +19,7 @@ _ROOMS = {
     "load_recipe": "recipes",
     "register": "architectures",
     "render_card": "card",
-    "save": "artifact",
+    "save_sae": "artifact",  # not "save": nnsight gives every object, this module too, a method of that name
     "train": "training",
     "HSAEError": "errors",
     "Hub": "hub",
@@ -37,13 +37,13 @@ __all__ = [
     "load_recipe",
     "register",
     "render_card",
-    "save",
+    "save_sae",
     "train",
 ]
 
 if TYPE_CHECKING:
     from hsae_hub.architectures import build, list_architectures, register
-    from hsae_hub.artifact import save
+    from hsae_hub.artifact import save_sae
     from hsae_hub.attach import attach
     from hsae_hub.card import render_card
     from hsae_hub.errors import HSAEError

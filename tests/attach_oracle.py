@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hsae_hub.architectures import SAE, build
-from hsae_hub.artifact import LatentTable, ModelConfig, read_artifact, save
+from hsae_hub.artifact import LatentTable, ModelConfig, read_artifact, save_sae
 from hsae_hub.artifact.reading import ArtifactInfo
 from hsae_hub.models import Hookpoint, LanguageModel, load_language_model, tokenizer_sha256
 
@@ -41,7 +41,7 @@ def saved_sae(folder: Path, config: dict[str, Any] = HSAE, *, stats: bool = True
     p999 = torch.linspace(0.1, 0.9, built.d_sae)
     p999[[7, built.d_sae - 1]] = 0  # two that never fired
     table = LatentTable(p999, torch.full((built.d_sae,), 0.01), 5000) if stats else None
-    save(
+    save_sae(
         built,
         folder,
         model=ModelConfig(id=lm.id, tokenizer_sha256=tokenizer_sha256(lm.tokenizer)),

@@ -18,7 +18,7 @@ from hsae_hub.artifact import (
     ModelConfig,
     TokensConfig,
     TrainingConfig,
-    save,
+    save_sae,
 )
 from hsae_hub.hub import Hub
 
@@ -76,8 +76,8 @@ def make_run(
     }
     stats = LatentTable(torch.rand(sae.d_sae), torch.rand(sae.d_sae), 640)
     if baseline:
-        save(build(FLAT, seed=seed), folder / "baseline", **about)
-    saved = save(sae, folder, stats=stats, baseline="baseline" if baseline else None, **about)
+        save_sae(build(FLAT, seed=seed), folder / "baseline", **about)
+    saved = save_sae(sae, folder, stats=stats, baseline="baseline" if baseline else None, **about)
     if evaluated:
         (folder / "eval").mkdir(exist_ok=True)
         (folder / "eval" / "core.json").write_text(

@@ -26,7 +26,7 @@ from hsae_hub.artifact import (
     migrations,
     read_artifact,
     read_config,
-    save,
+    save_sae,
     sha256_file,
 )
 from hsae_hub.errors import CorruptError, NotFoundError
@@ -37,7 +37,7 @@ SCHEMA = Path(__file__).parent.parent / "hsae_hub" / "artifact" / "config.schema
 
 def save_full(folder: Path, name: str = "hsae") -> torch.nn.Module:
     sae = tiny(name)
-    save(
+    save_sae(
         sae,
         folder,
         model=ModelConfig(id="gemma2-tiny-en"),
@@ -68,7 +68,7 @@ def rewrite_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_round_trip_through_disk_is_exact(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     sae, x = tiny(name).to(dtype), torch.randn(6, 8)
-    save(sae, tmp_path)
+    save_sae(sae, tmp_path)
     loaded = read_artifact(tmp_path).sae
     assert loaded.dtype == dtype and loaded.config == sae.config
     assert torch.equal(loaded(x).sae_out, sae(x).sae_out)
@@ -99,7 +99,7 @@ def test_files_have_the_permissions_of_any_other_new_file(tmp_path: Path) -> Non
 
 def test_saving_again_without_stats_removes_the_old_ones(tmp_path: Path) -> None:
     sae = save_full(tmp_path)
-    save(sae, tmp_path)
+    save_sae(sae, tmp_path)
     assert not (tmp_path / STATS).exists() and read_artifact(tmp_path).stats is None
 
 
@@ -209,7 +209,7 @@ def test_a_nan_is_not_saved_and_nothing_is_left(tmp_path: Path) -> None:
     with torch.no_grad():
         sae.W_dec[3, 2] = float("inf")
     with pytest.raises(CorruptError, match="W_dec has 1 of 160 values that are not finite"):
-        save(sae, tmp_path / "out")
+        save_sae(sae, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

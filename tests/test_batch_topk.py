@@ -9,7 +9,7 @@ import torch
 from batch_topk_numpy import Arrays, quiet_bias, running_average, train_step, unit
 
 from hsae_hub.architectures import SAE, TrainStep, build
-from hsae_hub.artifact import read_artifact, save
+from hsae_hub.artifact import read_artifact, save_sae
 from hsae_hub.errors import UsageError
 from hsae_hub.ops import batch_top_k, find_dead_, rows_by_bag
 
@@ -127,7 +127,7 @@ def test_the_threshold_is_saved_and_training_state_comes_back(tmp_path: Path) ->
     for i in range(2):
         sae.losses(batch(i), TrainStep(i, 10))
     assert set(sae.weights()) == {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"}
-    save(sae.float(), tmp_path)
+    save_sae(sae.float(), tmp_path)
     loaded = read_artifact(tmp_path).sae
     x = batch().float()
     assert torch.equal(loaded(x).sae_out, sae(x).sae_out) and loaded.threshold.all()

@@ -11,7 +11,7 @@ import yaml
 from hub_world import FLAT, TREE, make_run
 
 from hsae_hub.architectures import build
-from hsae_hub.artifact import CONFIG, ModelConfig, TrainingConfig, save, sha256_file
+from hsae_hub.artifact import CONFIG, ModelConfig, TrainingConfig, save_sae, sha256_file
 from hsae_hub.card import CARD, check_card, is_rendered, render_card
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 
@@ -76,7 +76,7 @@ def test_the_hub_client_reads_its_metadata(tmp_path: Path) -> None:
 
 
 def test_what_was_not_measured_is_said_to_be_missing(tmp_path: Path) -> None:
-    save(build(FLAT), tmp_path / "bare")
+    save_sae(build(FLAT), tmp_path / "bare")
     card = render_card(tmp_path / "bare")
     assert check_card(card) == []
     assert "Not measured" in section(card, "What was measured")
@@ -90,7 +90,7 @@ def test_what_was_not_measured_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 def test_a_model_on_the_hub_is_named_as_base(tmp_path: Path) -> None:
-    save(build(TREE), tmp_path, model=ModelConfig(id="google/gemma-2-2b", revision="c5ebcd4"))
+    save_sae(build(TREE), tmp_path, model=ModelConfig(id="google/gemma-2-2b", revision="c5ebcd4"))
     card = render_card(tmp_path)
     assert front(card)["base_model"] == "google/gemma-2-2b"
     assert "It fits google/gemma-2-2b at this place only" in card
@@ -200,7 +200,7 @@ def test_training_tells_where_weights_come_from(tmp_path: Path) -> None:
     told = TrainingConfig(
         seed=7, steps=2, tokens=1_000_000, data=["one", "two"], written_by="hsae-hub 0.1.0"
     )
-    save(build(TREE), tmp_path, training=told)
+    save_sae(build(TREE), tmp_path, training=told)
     card = render_card(tmp_path)
     assert rows(section(card, "Training"))["activations seen"] == ["1,000,000, repeats counted"]
     assert "- one\n- two\n" in section(card, "Data")

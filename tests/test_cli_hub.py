@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hsae_hub.architectures import build
-from hsae_hub.artifact import HookpointConfig, ModelConfig, TrainingConfig, save
+from hsae_hub.artifact import HookpointConfig, ModelConfig, TrainingConfig, save_sae
 from hsae_hub.cli.main import run
 
 REPO = "me/tiny"
@@ -19,7 +19,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("HSAE_HUB", str(tmp_path / "hub"))
     monkeypatch.setenv("HSAE_HOME", str(tmp_path / "home"))
     sizes = {"d_in": 256, "n_parents": 16, "n_children": 4, "d_subspace": 2, "k": 4}
-    save(
+    save_sae(
         build({"architecture": "hsae", **sizes}),
         tmp_path / "run",
         model=ModelConfig(id="gemma2-tiny-en"),

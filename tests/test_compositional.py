@@ -10,7 +10,7 @@ import torch
 
 from hsae_hub.architectures import TrainStep, parse_config
 from hsae_hub.architectures.compositional import CompositionalConfig, CompositionalSAE
-from hsae_hub.artifact import read_artifact, save
+from hsae_hub.artifact import read_artifact, save_sae
 from hsae_hub.errors import UsageError
 from hsae_hub.training.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -276,7 +276,7 @@ def test_a_resumed_run_and_an_artifact_have_the_boundary_that_training_left(tmp_
     for name, tensor in whole.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor), name
 
-    save(whole, tmp_path)
+    save_sae(whole, tmp_path)
     loaded = read_artifact(tmp_path).sae
     assert loaded.config == whole.config and loaded.config.widths == whole.config.widths
     assert loaded.weights().keys() == {

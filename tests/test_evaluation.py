@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hsae_hub.architectures import SAE, build
-from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig, read_artifact, save
+from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig, read_artifact, save_sae
 from hsae_hub.errors import UsageError
 from hsae_hub.evaluation import CORE_FILE, evaluate
 from hsae_hub.models import load_language_model
@@ -23,7 +23,7 @@ TEXTS = [
 
 def saved(folder: Path, **config: object) -> SAE:
     sae = build({"d_in": 256, "normalize": "unit_norm", **config}, seed=0)
-    save(
+    save_sae(
         sae,
         folder,
         model=ModelConfig(id="gemma2-tiny-en"),

@@ -80,3 +80,11 @@ def test_public_names_are_found_and_listed() -> None:
     assert set(hsae_hub.__all__) <= set(dir(hsae_hub))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = hsae_hub.nothing
+
+
+def test_no_public_name_is_hidden_by_what_nnsight_gives_every_object() -> None:
+    code = (
+        "import nnsight, hsae_hub\n"
+        "print([n for n in hsae_hub.__all__ if type(getattr(hsae_hub, n)).__name__ == 'method'])"
+    )
+    assert run(code) == "[]"

@@ -461,7 +461,7 @@ def test_no_token_is_ever_said(
 
 def test_build_is_what_load_gives_back(tmp_path: Path) -> None:
     sae = build(FLAT)
-    hsae_hub.save(sae, tmp_path / "bare")
+    hsae_hub.save_sae(sae, tmp_path / "bare")
     Hub(tmp_path / "hub", cache_dir=tmp_path).push(tmp_path / "bare", REPO)
     back = load(REPO, hub=Hub(tmp_path / "hub", cache_dir=tmp_path))
     assert back.config == sae.config and back.info.config.model is None

@@ -67,7 +67,7 @@ def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def save(
+def save_sae(
     sae: SAE[Any],
     folder: Path,
     *,

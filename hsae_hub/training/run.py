@@ -17,7 +17,7 @@ from hsae_hub.artifact import (
     TokensConfig,
     TrainingConfig,
     read_artifact,
-    save,
+    save_sae,
     write_atomic,
 )
 from hsae_hub.errors import InterruptedRun, MisfitError
@@ -192,7 +192,7 @@ class _Run:
             on_progress=lambda done, total: self.tell(Event("stats", done, total)),
         )
         for name in reversed(saes):  # the main SAE names its baseline, so it comes last
-            save(
+            save_sae(
                 saes[name],
                 self.out if name == "main" else self.out / BASELINE,
                 model=_model_config(stream.lm),
