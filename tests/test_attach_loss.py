@@ -41,7 +41,7 @@ def lm(sae: SAE[Any]) -> Attached:
 def expected(
     plain: LanguageModel, sae: SAE[Any], texts: list[str], spliced: list[Change]
 ) -> dict[str, float]:
-    """From metrics.md, text by text, in float64."""
+    """From the definitions, text by text, in float64."""
     rows = [torch.tensor([plain.tokenizer(text)["input_ids"]]) for text in texts]
 
     def run(changes: list[Change]) -> tuple[list[Tensor], list[Tensor]]:
@@ -181,3 +181,10 @@ def test_loss_belongs_inside_its_block(lm: Attached) -> None:
         pass
     with pytest.raises(UsageError, match="inside its own"):
         s.loss(TEXTS)
+
+
+def test_progress_counts_every_forward_to_its_end(lm: Attached) -> None:
+    told: list[tuple[int, int]] = []
+    with lm.splice() as spliced:
+        spliced.loss(TEXTS, on_progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (12, 12) and told == sorted(told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
@@ -214,10 +214,13 @@ class Spliced:
     def loss(
         self,
         texts: Sequence[str] | Int64[Tensor, "n s"] | Sequence[Int64[Tensor, " _"]],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> SpliceReport:
         """What the model loses: cross-entropies, KL, explained variance and L0 over texts or windows of token ids.
 
-        `spliced` is measured with all interventions of the open blocks, `clean` without any.
+        `spliced` is measured with all interventions of the open blocks, `clean` without any. `on_progress` is told how
+        many forwards are done, and of how many.
 
         Raises:
             UsageError: nothing to measure on, a text longer than the model can read, or the block is over.
@@ -231,6 +234,7 @@ class Spliced:
             attached.sae,
             _rows(attached.lm, texts),
             lambda instead: [instead or i if i is self._splice else i for i in stack],
+            on_progress,
         )
 
 

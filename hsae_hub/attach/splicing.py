@@ -127,15 +127,24 @@ def measure_loss(
     sae: SAE[Any],
     rows: Sequence[Sequence[int]],
     interventions: Callable[[Intervention | None], list[Intervention]],
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> SpliceReport:
     """Runs every row clean, spliced, with zeros and with the mean activation.
 
     `interventions` gives what is in place, with its argument instead of the splice, or with the splice for None.
+    `on_progress` is told how many forwards of a row are done, and of how many.
 
     Raises:
         UsageError: there are fewer than two ordinary tokens, or none that follows another.
     """
-    stats, sums = ReconstructionStats(sae.d_in), _Sums()
+    stats, sums, done = ReconstructionStats(sae.d_in), _Sums(), 0
+
+    def tell(forwards: int) -> None:
+        nonlocal done
+        done += forwards
+        if on_progress:
+            on_progress(done, 4 * len(rows))
+
     zero = Replace(torch.zeros(sae.d_in))
     for batch in in_batches(engine.lm, rows):
         ordinary = is_ordinary(batch.ids, batch.mask, engine.special)
@@ -149,6 +158,7 @@ def measure_loss(
         sums.kl += _kl(clean.logits, spliced.logits)
         del clean, spliced
         sums.zero += _cross_entropy(_predictions(engine, batch, ordinary, interventions(zero)))
+        tell(3 * len(batch.ids))
     if stats.tokens < 2 or not sums.predictions:
         raise UsageError(
             f"{stats.tokens} ordinary tokens are too few to measure on", fix="give longer texts"
@@ -157,6 +167,7 @@ def measure_loss(
     for batch in in_batches(engine.lm, rows):
         ordinary = is_ordinary(batch.ids, batch.mask, engine.special)
         sums.mean += _cross_entropy(_predictions(engine, batch, ordinary, interventions(mean)))
+        tell(len(batch.ids))
     return _report(stats, sums, is_tree=bool(sae.shape.n_children))
 
 

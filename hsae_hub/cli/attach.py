@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import StrEnum
+from functools import partial
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -190,12 +191,14 @@ def splice(
     from hsae_hub.attach import attach
 
     lm = attach(found.sae, model, device=device)
-    with lm.splice() as spliced:
+    with lm.splice() as spliced, out.bars() as bars:
+        tell = partial(bars.update, "measuring")
         if text is not None:
-            report, source = spliced.loss([read_text(text)]), "the given text"
+            report, source = spliced.loss([read_text(text)], on_progress=tell), "the given text"
         else:
             data, _, seed = measuring(found, files)
-            report = spliced.loss(heldout_windows(data, lm.lm, tokens=tokens, sample_seed=seed))
+            windows = heldout_windows(data, lm.lm, tokens=tokens, sample_seed=seed)
+            report = spliced.loss(windows, on_progress=tell)
             source = "; ".join(each.describe() for each in data.heldout or data.train)
     result = {"ref": {"ref": ref, "revision": found.revision}, "text": source, **report.to_dict()}
     out.result(result, _losses(report, source), f"{report.ce_score:.4f}")

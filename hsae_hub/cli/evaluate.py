@@ -55,7 +55,7 @@ def evaluate(
             seed=on.seed,
             device=device,
             command=_command(ref, files, tokens, model),
-            on_progress=lambda name, done, total: bars.update(f"measuring {name}", done, total),
+            on_progress=bars.update,
         )
     if found.revision is None:
         report.save(found.folder)

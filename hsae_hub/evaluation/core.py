@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ CORE_FILE = "eval/core.json"
 _BATCH = 16  # contexts that the language model reads at once
 
 OnProgress = Callable[[str, int, int], None]
-"""Told which SAE is measured now, how many are done, and of how many."""
+"""Told what is being done, how much of it is done, and of how much."""
 
 
 class CoreReport(BaseModel):
@@ -80,15 +81,21 @@ def evaluate(
     attached = attach(sae, model, device=device)
     lm = attached.lm
     config = data if isinstance(data, DataConfig) else _section(data, sae)
-    contexts = heldout_windows(config, lm, tokens=tokens, sample_seed=seed)
+    tell = on_progress or (lambda what, done, total: None)
+    contexts = heldout_windows(
+        config,
+        lm,
+        tokens=tokens,
+        sample_seed=seed,
+        on_progress=lambda _, done, total: tell("writing text", done, total),
+    )
     saes = {"sae": attached}
     if baseline is not None:
         saes["baseline"] = attach(baseline, lm)
-    measured: dict[str, dict[str, int | float]] = {}
-    for number, (name, each) in enumerate(saes.items()):
-        if on_progress:
-            on_progress(name, number, len(saes))
-        measured[name] = _measure(each, contexts)
+    measured = {
+        name: _measure(each, contexts, partial(tell, f"measuring {name}"))
+        for name, each in saes.items()
+    }
     return CoreReport(
         command=command,
         tokens=int(measured["sae"]["tokens"]),
@@ -121,7 +128,11 @@ def _section(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
 
 
 @torch.no_grad()
-def _measure(attached: Attached, contexts: Sequence[Int64[Tensor, " _"]]) -> dict[str, int | float]:
+def _measure(
+    attached: Attached,
+    contexts: Sequence[Int64[Tensor, " _"]],
+    on_progress: Callable[[int, int], None],
+) -> dict[str, int | float]:
     sae = attached.sae
     reconstruction, latents = ReconstructionStats(sae.d_in), LatentStats(sae.d_sae)
     for at in range(0, len(contexts), _BATCH):
@@ -130,7 +141,7 @@ def _measure(attached: Attached, contexts: Sequence[Int64[Tensor, " _"]]) -> dic
         reconstruction.update(x, out.sae_out)
         latents.update(out.acts.values, out.acts.indices, x.norm(dim=-1))
     with attached.splice() as spliced:
-        loss = spliced.loss(contexts).to_dict()
+        loss = spliced.loss(contexts, on_progress=on_progress).to_dict()
     dead = latents.counts() == 0
     n_parents = sae.shape.n_parents
     found = {
