@@ -5,12 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import LatentTable, ModelConfig, read_artifact, save_sae
 from hsae_hub.artifact.reading import ArtifactInfo
+from hsae_hub.attach import Attached
+from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.models import Hookpoint, LanguageModel, load_language_model, tokenizer_sha256
 
 HSAE = {
@@ -169,3 +172,25 @@ def hooks_on(hf: nn.Module) -> int:
         len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
         for m in hf.modules()
     )
+
+
+def logits_of(lm: Attached, texts: Sequence[str]) -> Tensor:
+    return lm._engine.logits(pad_left(lm.lm, encode_texts(lm.lm, texts)), lm._stack())
+
+
+def tokens_of(lm: Attached, texts: Sequence[str], new: int = 12) -> Tensor:
+    """Ids that `generate` makes, seen on their way."""
+    seen: list[Tensor] = []
+    real = lm._engine.generate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lm._engine, "generate", lambda *a: seen.append(real(*a)) or seen[0])
+        lm.generate(list(texts), max_new_tokens=new)
+    return seen[0]
+
+
+def assert_same(lm: Attached, plain: LanguageModel, changes: Sequence[Change]) -> None:
+    for texts in (PROMPTS, PROMPTS[:1]):
+        torch.testing.assert_close(
+            logits_of(lm, texts), logits(plain, texts, changes), rtol=0, atol=1e-5
+        )
+    assert torch.equal(tokens_of(lm, PROMPTS), tokens(plain, PROMPTS, changes))
