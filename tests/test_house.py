@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hsae_hub
+from hsae_hub.assets import assets, embedded_model
 
 PACKAGE = Path(hsae_hub.__file__).parent
 FLOORS = [
@@ -88,3 +89,9 @@ def test_no_public_name_is_hidden_by_what_nnsight_gives_every_object() -> None:
         "print([n for n in hsae_hub.__all__ if type(getattr(hsae_hub, n)).__name__ == 'method'])"
     )
     assert run(code) == "[]"
+
+
+def test_what_travels_with_the_package_is_there() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+    assert (embedded_model() / "model.safetensors").stat().st_size > 10**7
+    assert any(assets("train").iterdir()) and any(assets("cards").iterdir())

@@ -7,7 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-TESTS = ("conftest.py", "test_house.py", "test_recipes.py", "test_hsae.py", "hsae_numpy.py")
+TESTS = (
+    "conftest.py",
+    "test_house.py",
+    "test_recipes.py",
+    "test_evaluation.py",
+    "test_hsae.py",
+    "hsae_numpy.py",
+)
 
 
 def main(dist: Path) -> int:
