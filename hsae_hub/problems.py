@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,6 +38,8 @@ def key_paths(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[
 
 def _parts(annotation: Any) -> Iterator[Any]:
     yield annotation
+    if get_origin(annotation) is dict:  # its keys are names that anybody chooses
+        return
     for argument in get_args(annotation):
         yield from _parts(argument)
 

@@ -67,7 +67,9 @@ def test_the_report_agrees_with_numpy_on_the_model_s_own_hidden_states(tmp_path:
 
 def test_a_baseline_is_measured_on_the_same_contexts(tmp_path: Path) -> None:
     flat = saved(tmp_path / "flat", architecture="topk", d_sae=96, k=6)
-    report = evaluate(tree(tmp_path / "tree"), TEXTS, baseline=flat, command="hsae eval x")
+    report = evaluate(
+        tree(tmp_path / "tree"), TEXTS, beside={"baseline": flat}, command="hsae eval x"
+    )
     assert report.saes["sae"]["ce_clean"] == report.saes["baseline"]["ce_clean"]
     assert "l0_parents" not in report.saes["baseline"]
     path = report.save(tmp_path)

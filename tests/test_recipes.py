@@ -284,6 +284,25 @@ def test_extends_goes_one_level(write):
     assert problems(write("extends: [a]\n"))[0].startswith("r.yaml:1: extends: must be a recipe's")
 
 
+def test_further_saes_say_only_how_they_differ(write):
+    flat = "  flat: {architecture: topk, d_in: 256, d_sae: 9, k: 4}\n"
+    text = GOOD + "also:\n  k2: {k: 2}\n" + flat
+    recipe = load_recipe(write(text)).recipe
+    assert list(recipe.saes()) == ["sae", "baseline", "k2", "flat"]
+    assert recipe.also["k2"] == recipe.sae.model_copy(update={"k": 2})
+    assert recipe.also["flat"].d_sae == 9
+    write(dump_recipe(recipe), "resolved.yaml")
+    assert load_recipe("resolved.yaml").recipe == recipe
+    for change, told in {
+        "k2: {kk: 2}": "also.k2.kk: unknown key; did you mean 'also.k2.k'?",
+        "k2: {d_in: 8}": "k2.d_in (=8) must be sae.d_in (=256)",
+        "eval: {k: 2}": "also.eval: the name is taken",
+        "a/b: {k: 2}": "also.a/b",
+        "k2: 3": "r.yaml:25: also.k2: must have keys",
+    }.items():
+        assert told in "\n".join(problems(write(text.replace("k2: {k: 2}", change))))
+
+
 def test_a_recipe_that_does_not_exist(tmp_path):
     with pytest.raises(NotFoundError, match=r"did you mean 'gemma2-tiny-en/l3_hsae'\?"):
         load_recipe("gemma2-tiny/l3_hsae")

@@ -122,7 +122,7 @@ def test_what_is_saved_says_where_it_comes_from(finished):
     assert config.baseline == "baseline"
     stats = finished.sae.info.stats
     assert stats.tokens == 64 and float(stats.density.max()) > 0 and float(stats.p999.max()) > 0
-    assert finished.baseline.info.stats.density.shape == (16,)
+    assert finished.beside["baseline"].info.stats.density.shape == (16,)
 
 
 def test_metrics_have_a_line_at_the_first_step_and_every_few(finished):
@@ -130,13 +130,13 @@ def test_metrics_have_a_line_at_the_first_step_and_every_few(finished):
     assert [line["step"] for line in lines] == [1, 4, 8, 12, 16, 20]
     assert [line["tokens"] for line in lines] == [32 * line["step"] for line in lines]
     for line in lines:
-        for name in ("main", "baseline"):
+        for name in ("sae", "baseline"):
             assert {"loss", "reconstruction", "explained_variance", "l0", "grad_norm"} <= set(
                 line[name]
             )
-        assert line["main"]["l0"] <= 6 and line["baseline"]["l0"] <= 3
-    assert lines[-1]["main"]["explained_variance"] > lines[0]["main"]["explained_variance"]
-    assert lines[-1]["main"]["reconstruction"] < lines[0]["main"]["reconstruction"]
+        assert line["sae"]["l0"] <= 6 and line["baseline"]["l0"] <= 3
+    assert lines[-1]["sae"]["explained_variance"] > lines[0]["sae"]["explained_variance"]
+    assert lines[-1]["sae"]["reconstruction"] < lines[0]["sae"]["reconstruction"]
 
 
 def test_a_finished_run_is_only_read(finished, recipe_file):
@@ -151,7 +151,7 @@ def test_a_baseline_changes_nothing_for_the_main_sae(finished, recipe_file, tmp_
     state = torch.get_rng_state()
     result = train(alone, tmp_path / "out", device="cpu")
     assert torch.equal(torch.get_rng_state(), state)
-    assert result.baseline is None
+    assert result.beside == {}
     theirs = weights(finished.folder)[0]
     assert all(torch.equal(theirs[name], w) for name, w in result.sae.weights().items())
 
@@ -222,6 +222,26 @@ def test_a_damaged_checkpoint_costs_steps_and_nothing_else(finished, recipe_file
     assert metrics(out) == metrics(finished.folder)
 
 
+def test_further_saes_learn_from_the_same_batches_and_disturb_nobody(
+    finished, recipe_file, tmp_path
+):
+    also = 'also={"wide-1.5": {k: 2}, flat: {architecture: topk, d_in: 256, d_sae: 24, k: 4}}'
+    recipe = load_recipe(recipe_file, overrides=[also])
+    assert recipe.recipe.also["wide-1.5"] == recipe.recipe.sae.model_copy(update={"k": 2})
+    with pytest.raises(InterruptedRun):
+        train(recipe, tmp_path / "out", device="cpu", on_event=interrupt_at(signal.SIGTERM))
+    result = train(load_recipe(tmp_path / "out" / "resolved.yaml"), tmp_path / "out", device="cpu")
+    assert list(result.beside) == ["baseline", "wide-1.5", "flat"]
+    assert result.resumed_from is not None
+    assert_same_weights(tmp_path / "out", finished.folder)
+
+    alone = load_recipe(recipe_file, overrides=["baseline=null", "sae.k=2"])
+    other = train(alone, tmp_path / "alone", device="cpu").sae.weights()
+    mine = read_artifact(tmp_path / "out" / "wide-1.5").sae.weights()
+    assert all(torch.equal(mine[name], other[name]) for name in other)
+    assert metrics(tmp_path / "out")[-1]["flat"]["l0"] <= 4
+
+
 def test_a_run_of_another_recipe_is_not_resumed(finished, recipe_file):
     other = load_recipe(recipe_file, overrides=["train.lr=2e-3", "sae.k=2"])
     with pytest.raises(UsageError, match=r"differ in sae\.k, train\.lr") as caught:
@@ -267,14 +287,14 @@ def test_a_learning_rate_that_blows_up_stops_the_run_and_keeps_the_last_checkpoi
     recipe_file, tmp_path
 ):
     changes = ["train.lr=1e25", "train.checkpoint_every=1", "train.warmup_steps=0"]
-    with pytest.raises(DivergedError, match=r"at step \d+: the .* of the main SAE is") as caught:
+    with pytest.raises(DivergedError, match=r"at step \d+: the .* of sae is") as caught:
         train(load_recipe(recipe_file, overrides=changes), tmp_path / "out", device="cpu")
     assert caught.value.code == 11
     assert "learning rate" in caught.value.why and "train.lr=" in caught.value.fix
     found, skipped = latest_checkpoint(tmp_path / "out" / "checkpoints")
     assert found.step >= 1 and not skipped
     assert str(tmp_path / "out" / "checkpoints" / f"{found.step:08d}") in caught.value.message
-    state = found.tensors["main"]
+    state = found.tensors["weights.sae"]
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())
 
 
@@ -301,7 +321,7 @@ def test_weights_that_are_not_finite_are_never_saved(recipe_file, tmp_path, monk
             sae.W_dec.data[0, 0] = math.nan
 
     monkeypatch.setattr(sae_class, "after_update", poison)
-    with pytest.raises(DivergedError, match="weight W_dec of the baseline SAE is nan"):
+    with pytest.raises(DivergedError, match="weight W_dec of baseline is nan"):
         train(load_recipe(recipe_file), tmp_path / "out", device="cpu")
     assert latest_checkpoint(tmp_path / "out" / "checkpoints")[0].step == 6
 

@@ -1,5 +1,8 @@
 """From text to shuffled batches of a language model's activations."""
 
+from hsae_hub.activations.batches import Batches as Batches
+from hsae_hub.activations.batches import Origin as Origin
+from hsae_hub.activations.batches import StreamState as StreamState
 from hsae_hub.activations.contexts import OnProgress as OnProgress
 from hsae_hub.activations.heldout import heldout_windows as heldout_windows
 from hsae_hub.activations.sampling import sample_contexts as sample_contexts
@@ -8,5 +11,4 @@ from hsae_hub.activations.sources import is_heldout as is_heldout
 from hsae_hub.activations.sources import python_docs as python_docs
 from hsae_hub.activations.stream import ActivationStream as ActivationStream
 from hsae_hub.activations.stream import pad_contexts as pad_contexts
-from hsae_hub.activations.windows import StreamState as StreamState
 from hsae_hub.activations.windows import WindowStream as WindowStream

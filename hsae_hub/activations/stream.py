@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from hsae_hub.activations.batches import Origin, StreamState
 from hsae_hub.activations.contexts import OnProgress
-from hsae_hub.activations.windows import StreamState, WindowStream
+from hsae_hub.activations.windows import WindowStream
+from hsae_hub.artifact import ModelConfig, TokensConfig
 from hsae_hub.errors import UsageError
-from hsae_hub.models import Hookpoint, LanguageModel, read_activations
+from hsae_hub.models import Hookpoint, LanguageModel, read_activations, tokenizer_sha256
 from hsae_hub.recipes import DataConfig
 
 
@@ -23,6 +25,29 @@ def pad_contexts(
     lengths = torch.tensor([len(context) for context in contexts])
     ids = torch.nn.utils.rnn.pad_sequence(contexts, batch_first=True, padding_value=pad)
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
+
+
+def origin_of(lm: LanguageModel, hookpoint: Hookpoint, data: DataConfig) -> Origin:
+    """What an SAE says of activations that are read at this place of this model.
+
+    Raises:
+        MisfitError: the model has no such place.
+    """
+    dtype: Any = str(lm.dtype).removeprefix("torch.")
+    return Origin(
+        ModelConfig(
+            id=lm.id,
+            revision=lm.revision,
+            dtype=dtype,
+            tokenizer_sha256=tokenizer_sha256(lm.tokenizer),
+        ),
+        hookpoint.config(lm),
+        TokensConfig(
+            context_length=data.context_length,
+            bos=data.bos and lm.tokenizer.bos_token_id is not None,
+            skip_special=data.skip_special,
+        ),
+    )
 
 
 class ActivationStream:
@@ -49,6 +74,7 @@ class ActivationStream:
         self.data = data
         self.batch_size = batch_size
         self.d_in = hookpoint.width(lm)
+        self.origin = origin_of(lm, hookpoint, data)
         self.tokens = 0
         """Activations handed out so far, repeats counted."""
         self.wait_seconds = 0.0
@@ -64,6 +90,11 @@ class ActivationStream:
         self._at = 0
         self._spare = torch.empty(0)
         self._complete = False
+
+    @property
+    def device(self) -> torch.device:
+        """The language model's."""
+        return self.lm.device
 
     def fill(self) -> None:
         """Fills the buffer where the next batch would have to.

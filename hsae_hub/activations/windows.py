@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 from zlib import crc32
 
 import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
 
+from hsae_hub.activations.batches import StreamState
 from hsae_hub.activations.contexts import OnProgress, sampled, tokenise, with_bos
 from hsae_hub.activations.sources import documents, fits_in_memory, is_heldout, text_files
 from hsae_hub.errors import CorruptError, UsageError
@@ -20,13 +21,6 @@ from hsae_hub.recipes import DataConfig, DataSource
 
 CHUNK = 64
 """Documents that are tokenised together when they are streamed."""
-
-
-class StreamState(NamedTuple):
-    """A position that can be saved: plain values for JSON, tensors for safetensors."""
-
-    values: dict[str, Any]
-    tensors: dict[str, Tensor]
 
 
 class WindowStream:

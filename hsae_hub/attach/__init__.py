@@ -6,6 +6,7 @@ from types import ModuleType
 from hsae_hub.attach.attached import Attached as Attached
 from hsae_hub.attach.attached import Spliced as Spliced
 from hsae_hub.attach.attached import attach as attach
+from hsae_hub.attach.attached import splice_losses as splice_losses
 from hsae_hub.attach.decomposing import Decomposition as Decomposition
 from hsae_hub.attach.decomposing import Feature as Feature
 from hsae_hub.attach.decomposing import RunnerUp as RunnerUp

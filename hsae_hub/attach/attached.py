@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
@@ -19,7 +19,7 @@ from hsae_hub.attach.decomposing import Decomposition, Token, take_apart, token_
 from hsae_hub.attach.engine import Engine, Intervention
 from hsae_hub.attach.fitting import check_fit, choose_hookpoint
 from hsae_hub.attach.generating import continue_texts
-from hsae_hub.attach.splicing import Splice, SpliceReport, measure_loss
+from hsae_hub.attach.splicing import Splice, SpliceReport, measure_losses
 from hsae_hub.attach.steering import EditSpec, Mode, Units, make_steering, parse_edits
 from hsae_hub.errors import UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, load_language_model, read_activations
@@ -229,13 +229,38 @@ class Spliced:
         stack = attached._stack()
         if self._splice not in stack:
             raise UsageError("loss belongs inside its own `with lm.splice()` block")
-        return measure_loss(
+        reports = measure_losses(
             attached._engine,
-            attached.sae,
+            {"sae": (attached.sae, stack)},
             _rows(attached.lm, texts),
-            lambda instead: [instead or i if i is self._splice else i for i in stack],
+            lambda instead: [instead if i is self._splice else i for i in stack],
             on_progress,
         )
+        return reports["sae"]
+
+
+def splice_losses(
+    several: Mapping[str, Attached],
+    texts: Sequence[str] | Int64[Tensor, "n s"] | Sequence[Int64[Tensor, " _"]],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, SpliceReport]:
+    """`Spliced.loss` of several SAEs attached to one place of one model; what no SAE has a part in is run once.
+
+    Raises:
+        UsageError: nothing to measure on, a text longer than the model can read, or SAEs of several places.
+    """
+    first = next(iter(several.values()))
+    for each in several.values():
+        if each.lm is not first.lm or each.hookpoint != first.hookpoint:
+            raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
+    return measure_losses(
+        first._engine,
+        {name: (each.sae, [Splice(each.sae, error_term=False)]) for name, each in several.items()},
+        _rows(first.lm, texts),
+        lambda instead: [instead],
+        on_progress,
+    )
 
 
 def _rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -108,67 +108,86 @@ class SpliceReport:
 
 
 @dataclass
-class _Sums:
-    """Sums over predictions; Python's floats are float64."""
+class _Base:
+    """Sums over predictions of what no SAE has a part in; Python's floats are float64."""
 
     predictions: int = 0
     clean: float = 0.0
-    spliced: float = 0.0
     zero: float = 0.0
     mean: float = 0.0
+
+
+@dataclass
+class _Sums:
+    """The same for one SAE."""
+
+    spliced: float = 0.0
     kl: float = 0.0
     parents: int = 0
     children: int = 0
 
 
 @torch.no_grad()
-def measure_loss(
+def measure_losses(
     engine: Engine,
-    sae: SAE[Any],
+    saes: Mapping[str, tuple[SAE[Any], Sequence[Intervention]]],
     rows: Sequence[Sequence[int]],
-    interventions: Callable[[Intervention | None], list[Intervention]],
+    replaced: Callable[[Intervention], Sequence[Intervention]],
     on_progress: Callable[[int, int], None] | None = None,
-) -> SpliceReport:
-    """Runs every row clean, spliced, with zeros and with the mean activation.
+) -> dict[str, SpliceReport]:
+    """Runs every row clean, with zeros, with the mean activation, and once for each SAE with its interventions.
 
-    `interventions` gives what is in place, with its argument instead of the splice, or with the splice for None.
-    `on_progress` is told how many forwards of a row are done, and of how many.
+    `replaced` gives what is in place with another intervention instead of the splice. `on_progress` is told how many
+    forwards of a row are done, and of how many.
 
     Raises:
         UsageError: there are fewer than two ordinary tokens, or none that follows another.
     """
-    stats, sums, done = ReconstructionStats(sae.d_in), _Sums(), 0
+    sums = {name: _Sums() for name in saes}
+    stats = {name: ReconstructionStats(sae.d_in) for name, (sae, _) in saes.items()}
+    base, seen, done, n_forwards = _Base(), ReconstructionStats(_width(saes)), 0, 3 + len(saes)
 
     def tell(forwards: int) -> None:
         nonlocal done
         done += forwards
         if on_progress:
-            on_progress(done, 4 * len(rows))
+            on_progress(done, n_forwards * len(rows))
 
-    zero = Replace(torch.zeros(sae.d_in))
+    zero = Replace(torch.zeros(_width(saes)))
     for batch in in_batches(engine.lm, rows):
         ordinary = is_ordinary(batch.ids, batch.mask, engine.special)
         record = _Record([])
         clean = _predictions(engine, batch, ordinary, [record])
-        _reconstruct(sae, record.seen[0], stats, sums)
-        spliced = _predictions(engine, batch, ordinary, interventions(None))
-        sums.predictions += len(clean.targets)
-        sums.clean += _cross_entropy(clean)
-        sums.spliced += _cross_entropy(spliced)
-        sums.kl += _kl(clean.logits, spliced.logits)
-        del clean, spliced
-        sums.zero += _cross_entropy(_predictions(engine, batch, ordinary, interventions(zero)))
-        tell(3 * len(batch.ids))
-    if stats.tokens < 2 or not sums.predictions:
+        x = record.seen[0]
+        seen.update(x, x)
+        base.predictions += len(clean.targets)
+        base.clean += _cross_entropy(clean)
+        for name, (sae, interventions) in saes.items():
+            _reconstruct(sae, x, stats[name], sums[name])
+            spliced = _predictions(engine, batch, ordinary, interventions)
+            sums[name].spliced += _cross_entropy(spliced)
+            sums[name].kl += _kl(clean.logits, spliced.logits)
+            del spliced
+        del clean
+        base.zero += _cross_entropy(_predictions(engine, batch, ordinary, replaced(zero)))
+        tell((2 + len(saes)) * len(batch.ids))
+    if seen.tokens < 2 or not base.predictions:
         raise UsageError(
-            f"{stats.tokens} ordinary tokens are too few to measure on", fix="give longer texts"
+            f"{seen.tokens} ordinary tokens are too few to measure on", fix="give longer texts"
         )
-    mean = Replace(stats.mean())
+    mean = Replace(seen.mean())
     for batch in in_batches(engine.lm, rows):
         ordinary = is_ordinary(batch.ids, batch.mask, engine.special)
-        sums.mean += _cross_entropy(_predictions(engine, batch, ordinary, interventions(mean)))
+        base.mean += _cross_entropy(_predictions(engine, batch, ordinary, replaced(mean)))
         tell(len(batch.ids))
-    return _report(stats, sums, is_tree=bool(sae.shape.n_children))
+    return {
+        name: _report(stats[name], base, sums[name], is_tree=bool(sae.shape.n_children))
+        for name, (sae, _) in saes.items()
+    }
+
+
+def _width(saes: Mapping[str, tuple[SAE[Any], Sequence[Intervention]]]) -> int:
+    return next(sae.d_in for sae, _ in saes.values())
 
 
 @dataclass(frozen=True)
@@ -221,14 +240,14 @@ def _kl(clean: Float[Tensor, "p vocabulary"], other: Float[Tensor, "p vocabulary
     return total
 
 
-def _report(stats: ReconstructionStats, sums: _Sums, *, is_tree: bool) -> SpliceReport:
-    clean, spliced, zero, mean, kl = (
-        value / sums.predictions
-        for value in (sums.clean, sums.spliced, sums.zero, sums.mean, sums.kl)
+def _report(stats: ReconstructionStats, base: _Base, sums: _Sums, *, is_tree: bool) -> SpliceReport:
+    clean, zero, mean, spliced, kl = (
+        value / base.predictions
+        for value in (base.clean, base.zero, base.mean, sums.spliced, sums.kl)
     )
     return SpliceReport(
         tokens=stats.tokens,
-        predictions=sums.predictions,
+        predictions=base.predictions,
         ce_clean=clean,
         ce_spliced=spliced,
         ce_zero=zero,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hsae_hub.cli.common import Device, HubOption, Json, NoProgress, Output, Quiet, Ref, table
-from hsae_hub.cli.loading import Model, TextFiles, baseline_of, find, measuring
+from hsae_hub.cli.loading import Model, TextFiles, beside, find, measuring
 
 if TYPE_CHECKING:
     from hsae_hub.evaluation import CoreReport
@@ -31,8 +31,9 @@ def evaluate(
 ) -> None:
     """Measure an SAE on text it has not seen.
 
-    Its flat baseline is measured on the same text. A run folder keeps the report in eval/core.json, where its card
-    finds it. Without --text it is measured on what the run held out, or on documentation that Python carries.
+    Its flat baseline, and the other SAEs of its run, are measured on the same text. A run folder keeps the report in
+    eval/core.json, where its card finds it. Without --text it is measured on what the run held out, or on documentation
+    that Python carries.
 
     \b
     Examples:
@@ -49,7 +50,7 @@ def evaluate(
         report = measure(
             found.sae,
             on.data,
-            baseline=baseline_of(found),
+            beside=beside(found),
             model=model,
             tokens=tokens or on.tokens,
             seed=on.seed,

@@ -93,11 +93,18 @@ def measuring(found: Found, files: list[str] | None) -> Measuring:
     return Measuring(data, tokens, seed)
 
 
-def baseline_of(found: Found) -> SAE[Any] | None:
-    """The flat SAE that was trained on the same batches, if it lies beside this one."""
-    from hsae_hub.artifact import read_artifact
+def beside(found: Found) -> dict[str, SAE[Any]]:
+    """The SAEs that were trained on the same batches, where they lie beside this one: its baseline, and its run's."""
+    from hsae_hub.artifact import CONFIG, read_artifact
+    from hsae_hub.recipes import load_recipe
 
-    name = found.sae.info.config.baseline if found.sae.info is not None else None
-    if name is None or not (found.folder / name / "config.json").is_file():
-        return None
-    return read_artifact(found.folder / name).sae
+    named = found.sae.info.config.baseline if found.sae.info is not None else None
+    names = [] if named is None else [named]
+    run = found.folder / "resolved.yaml"
+    if found.revision is None and run.is_file():
+        names += load_recipe(run).recipe.also
+    return {
+        name: read_artifact(found.folder / name).sae
+        for name in names
+        if (found.folder / name / CONFIG).is_file()
+    }

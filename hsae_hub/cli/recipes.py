@@ -114,10 +114,8 @@ def needs(recipe: Recipe) -> dict[str, Any]:
         MisfitError: the embedded model has no such place, or another width there.
     """
     _check_hookpoint(recipe)
-    train, saes = recipe.train, {"sae": recipe.sae}
-    if recipe.baseline is not None:
-        saes["baseline"] = recipe.baseline
-    per_sae = {key: _sae_needs(config, recipe) for key, config in saes.items()}
+    train = recipe.train
+    per_sae = {name: _sae_needs(config, recipe) for name, config in recipe.saes().items()}
     width = 2 if recipe.model.dtype != "float32" else 4
     buffer = recipe.data.buffer_tokens * recipe.sae.d_in * width
     checkpoint = sum(sae["weights_bytes"] * 3 for sae in per_sae.values()) + buffer

@@ -125,11 +125,11 @@ def _show(event: Event, bars: Bars) -> None:
 
 def _note(metrics: dict[str, Any] | None) -> str | None:
     """`explained variance 0.712 (baseline 0.684)` from a line of metrics.jsonl."""
-    if metrics is None or "explained_variance" not in metrics.get("main", {}):
+    if metrics is None or "explained_variance" not in metrics.get("sae", {}):
         return None
     other = metrics.get("baseline", {}).get("explained_variance")
     beside = f" (baseline {other:.3f})" if other is not None else ""
-    return f"explained variance {metrics['main']['explained_variance']:.3f}{beside}"
+    return f"explained variance {metrics['sae']['explained_variance']:.3f}{beside}"
 
 
 def _text_source(patterns: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from torch import Tensor
 from hsae_hub.activations import heldout_windows, pad_contexts
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import WEIGHTS, write_atomic
-from hsae_hub.attach import Attached, attach
+from hsae_hub.attach import Attached, SpliceReport, attach, splice_losses
 from hsae_hub.metrics import LatentStats, ReconstructionStats
 from hsae_hub.models import LanguageModel, read_activations
 from hsae_hub.recipes import DataConfig, DataSource
@@ -29,7 +29,7 @@ OnProgress = Callable[[str, int, int], None]
 
 
 class CoreReport(BaseModel):
-    """Everything that was measured, and on what; `saes` holds `sae` and, where there is one, `baseline`."""
+    """Everything that was measured, and on what; `saes` holds `sae` and, by their names, those beside it."""
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
@@ -61,7 +61,7 @@ def evaluate(
     sae: SAE[Any],
     data: DataConfig | Sequence[str],
     *,
-    baseline: SAE[Any] | None = None,
+    beside: Mapping[str, SAE[Any]] | None = None,
     model: str | LanguageModel | None = None,
     tokens: int = 50_000,
     seed: int = 0,
@@ -69,14 +69,14 @@ def evaluate(
     command: str = "",
     on_progress: OnProgress | None = None,
 ) -> CoreReport:
-    """Measures an SAE, and a baseline on the same contexts, on about `tokens` activations of text it has not seen.
+    """Measures an SAE, and others beside it on the same contexts, on about `tokens` activations of text not seen.
 
     `data` is a recipe's section, whose held-out part is taken, or a list of texts. The language model is the one that
     the SAE names unless `model` is given. `seed` is that of text which the model writes itself.
 
     Raises:
         UsageError: no text is held out, or too little.
-        MisfitError: the SAE, or the baseline, does not fit the model.
+        MisfitError: an SAE does not fit the model.
     """
     attached = attach(sae, model, device=device)
     lm = attached.lm
@@ -90,12 +90,8 @@ def evaluate(
         on_progress=lambda _, done, total: tell("writing text", done, total),
     )
     saes = {"sae": attached}
-    if baseline is not None:
-        saes["baseline"] = attach(baseline, lm)
-    measured = {
-        name: _measure(each, contexts, partial(tell, f"measuring {name}"))
-        for name, each in saes.items()
-    }
+    saes |= {name: attach(other, lm, device=device) for name, other in (beside or {}).items()}
+    measured = _measure(saes, contexts, partial(tell, "measuring"))
     return CoreReport(
         command=command,
         tokens=int(measured["sae"]["tokens"]),
@@ -129,30 +125,40 @@ def _section(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
 
 @torch.no_grad()
 def _measure(
-    attached: Attached,
+    saes: Mapping[str, Attached],
     contexts: Sequence[Int64[Tensor, " _"]],
     on_progress: Callable[[int, int], None],
-) -> dict[str, int | float]:
-    sae = attached.sae
-    reconstruction, latents = ReconstructionStats(sae.d_in), LatentStats(sae.d_sae)
+) -> dict[str, dict[str, int | float]]:
+    reconstruction = {name: ReconstructionStats(each.sae.d_in) for name, each in saes.items()}
+    latents = {name: LatentStats(each.sae.d_sae) for name, each in saes.items()}
     for at in range(0, len(contexts), _BATCH):
-        x = _activations(attached, list(contexts[at : at + _BATCH]))
-        out = sae(x)
-        reconstruction.update(x, out.sae_out)
-        latents.update(out.acts.values, out.acts.indices, x.norm(dim=-1))
-    with attached.splice() as spliced:
-        loss = spliced.loss(contexts, on_progress=on_progress).to_dict()
+        x = _activations(saes["sae"], list(contexts[at : at + _BATCH]))
+        for name, each in saes.items():
+            out = each.sae(x)
+            reconstruction[name].update(x, out.sae_out)
+            latents[name].update(out.acts.values, out.acts.indices, x.norm(dim=-1))
+    losses = splice_losses(saes, contexts, on_progress=on_progress)
+    return {
+        name: _metrics(each.sae, losses[name], reconstruction[name], latents[name])
+        for name, each in saes.items()
+    }
+
+
+def _metrics(
+    sae: SAE[Any], losses: SpliceReport, reconstruction: ReconstructionStats, latents: LatentStats
+) -> dict[str, int | float]:
     dead = latents.counts() == 0
     n_parents = sae.shape.n_parents
     found = {
+        **losses.to_dict(),
         "mse": reconstruction.mse(),
         "cosine": reconstruction.cosine(),
-        "l0_sparsity": 100 * (1 - loss["l0"] / sae.d_sae),
+        "l0_sparsity": 100 * (1 - losses.l0 / sae.d_sae),
         "dead_latents": int(dead.sum()),
         "dead_parents": int(dead[:n_parents].sum()) if sae.shape.n_children else None,
         "d_sae": sae.d_sae,
     }
-    return {name: value for name, value in {**loss, **found}.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _activations(

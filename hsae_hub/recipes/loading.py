@@ -131,12 +131,22 @@ def _validate(merged: Parsed) -> Recipe:
     found = list(merged.problems)
     known = list(key_paths(Recipe))
     data = dict(merged.data)
+
+    def checked(given: Any, loc: Loc) -> SAEConfig:
+        config, problems = _sae(given, loc)
+        found.extend((_place(problem.loc, merged.places), problem) for problem in problems)
+        known.extend((*loc, name) for name in type(config).model_fields)
+        return config
+
+    first = data.get("sae")
     for key in _SAES:
-        if data.get(key) is None:
-            continue
-        data[key], problems = _sae(data[key], key)
-        found += [(_place(problem.loc, merged.places), problem) for problem in problems]
-        known += [(key, name) for name in type(data[key]).model_fields]
+        if data.get(key) is not None:
+            data[key] = checked(data[key], (key,))
+    if isinstance(data.get("also"), dict):
+        data["also"] = {
+            name: checked(_merge(first, change), ("also", name))
+            for name, change in data["also"].items()
+        }
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
@@ -151,12 +161,12 @@ def _validate(merged: Parsed) -> Recipe:
     return recipe
 
 
-def _sae(data: Any, key: str) -> tuple[SAEConfig, list[Problem]]:
+def _sae(data: Any, at: Loc) -> tuple[SAEConfig, list[Problem]]:
     names = list_architectures()
     if not isinstance(data, dict):
-        return _UNKNOWN, [Problem((key,), f"must have keys such as `architecture:`, got {data!r}")]
+        return _UNKNOWN, [Problem(at, f"must have keys such as `architecture:`, got {data!r}")]
     name = data.get("architecture")
-    loc = (key, "architecture")
+    loc = (*at, "architecture")
     if name is None:
         return _UNKNOWN, [Problem(loc, f"required, but not given; known: {', '.join(names)}")]
     if name not in names:
@@ -166,8 +176,8 @@ def _sae(data: Any, key: str) -> tuple[SAEConfig, list[Problem]]:
     try:
         return config.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:
-        known = [*key_paths(config, (key,)), *key_paths(Recipe)]
-        problems = problems_of(error, known, prefix=(key,))
+        known = [*key_paths(config, at), *key_paths(Recipe)]
+        problems = problems_of(error, known, prefix=at)
         return config.model_construct(d_in=0), [_quoted(problem) for problem in problems]
 
 

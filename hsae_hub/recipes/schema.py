@@ -23,6 +23,7 @@ from hsae_hub.architectures import SAEConfig, architecture, list_architectures, 
 from hsae_hub.assets import EMBEDDED_MODEL
 
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=80)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,6 +34,8 @@ _BELONGS_TO = {
     "revision": "dataset",
     "temperature": "sample",
 }
+TAKEN = ("sae", "baseline", "checkpoints", "eval")
+"""Names that an SAE of `also` cannot have: its folder lies among these in the run's."""
 
 
 def _parse_sae(value: Any) -> Any:
@@ -242,6 +245,8 @@ class Recipe(_Section):
     """The SAE's hyper-parameters."""
     baseline: Annotated[SerializeAsAny[SAEConfig], BeforeValidator(_parse_sae)] | None = None
     """A second SAE, usually flat, trained on the same batches to compare with."""
+    also: dict[Name, Annotated[SerializeAsAny[SAEConfig], BeforeValidator(_parse_sae)]] = {}
+    """Further SAEs, by name, trained on the same batches; in a file each says only how it differs from `sae`."""
     train: TrainSection
     eval: EvalSection = EvalSection()
     seed: NonNegativeInt = 0
@@ -254,11 +259,19 @@ class Recipe(_Section):
                 f"data.buffer_tokens (={self.data.buffer_tokens}) must be at least train.batch_size "
                 f"(={self.train.batch_size})"
             )
-        if self.baseline is not None and self.baseline.d_in != self.sae.d_in:
-            raise ValueError(
-                f"baseline.d_in (={self.baseline.d_in}) must be sae.d_in (={self.sae.d_in})"
-            )
+        for name in self.also.keys() & set(TAKEN):
+            raise ValueError(f"also.{name}: the name is taken, as {', '.join(TAKEN)} are")
+        for name, config in self.saes().items():
+            if config.d_in != self.sae.d_in:
+                raise ValueError(
+                    f"{name}.d_in (={config.d_in}) must be sae.d_in (={self.sae.d_in})"
+                )
         return self
+
+    def saes(self) -> dict[str, SAEConfig]:
+        """The SAEs of the run: `sae`, `baseline` where there is one, and those of `also` by their names."""
+        baseline = {"baseline": self.baseline} if self.baseline is not None else {}
+        return {"sae": self.sae, **baseline, **self.also}
 
     def seed_for(self, use: Literal["init", "data", "sample"]) -> int:
         """Seed of the initial weights, of the order of the data, or of the text that the model writes."""

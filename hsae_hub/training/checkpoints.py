@@ -17,7 +17,7 @@ from hsae_hub.artifact import FileInfo, sha256_file
 from hsae_hub.artifact.files import file_info
 
 STATE = "state.json"
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """Checkpoints that are kept: the newest and one to fall back on."""
 

@@ -22,7 +22,6 @@ ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "SUMMARY.json"
-BASELINE = "baseline"
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
 

@@ -10,23 +10,20 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hsae_hub import __version__
-from hsae_hub.activations import ActivationStream
+from hsae_hub.activations import ActivationStream, Batches
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import (
-    ModelConfig,
-    TokensConfig,
     TrainingConfig,
     read_artifact,
     save_sae,
     write_atomic,
 )
 from hsae_hub.errors import InterruptedRun, MisfitError
-from hsae_hub.models import Hookpoint, LanguageModel, load_language_model, tokenizer_sha256
+from hsae_hub.models import Hookpoint, load_language_model
 from hsae_hub.recipes import LoadedRecipe, Recipe
 from hsae_hub.training.checkpoints import latest_checkpoint, save_checkpoint
 from hsae_hub.training.events import Event, OnEvent
 from hsae_hub.training.folder import (
-    BASELINE,
     CHECKPOINTS,
     METRICS,
     RESOLVED,
@@ -50,7 +47,8 @@ class TrainResult(NamedTuple):
     folder: Path
     sae: SAE[Any]
     """Loaded from the folder."""
-    baseline: SAE[Any] | None
+    beside: dict[str, SAE[Any]]
+    """The others of the run, by name: its `baseline` and those of `also`."""
     steps: int
     tokens: int
     """Activations trained on, repeats counted."""
@@ -68,7 +66,7 @@ def train(
     device: str | None = None,
     on_event: OnEvent | None = None,
 ) -> TrainResult:
-    """Trains a recipe's SAE, and its baseline on the same batches, into a folder.
+    """Trains a recipe's SAE into a folder, and its other ones, on the same batches, into folders in it.
 
     `auto` goes on from the folder's last whole checkpoint, if it has one; with as many threads on the same machine it
     ends with the same weights as a run that was never stopped, bit for bit. A finished run is only read. The first
@@ -118,35 +116,38 @@ class _Run:
 
     def prepare(self, device: str | None) -> tuple[Trainer, int | None]:
         recipe = self.recipe
-        lm = load_language_model(
-            recipe.model.id, revision=recipe.model.revision, dtype=recipe.model.dtype, device=device
-        )
-        self.environment = write_environment(self.out, self.loaded, lm.device)
-        hookpoint = Hookpoint.parse(recipe.hookpoint)
-        saes = {"main": recipe.sae} | ({"baseline": recipe.baseline} if recipe.baseline else {})
-        width = hookpoint.width(lm)
-        if width != recipe.sae.d_in:
+        stream = self._stream(device)
+        self.environment = write_environment(self.out, self.loaded, stream.device)
+        if stream.d_in != recipe.sae.d_in:
             raise MisfitError(
-                f"the SAE reads width {recipe.sae.d_in} but {hookpoint} of {lm.id} has width {width}",
-                fix=f"--set sae.d_in={width}" + (f" --set baseline.d_in={width}" * (len(saes) - 1)),
+                f"the SAE reads width {recipe.sae.d_in} but {recipe.hookpoint} of {stream.origin.model.id} "
+                f"has width {stream.d_in}",
+                fix=f"--set sae.d_in={stream.d_in}"
+                + (f" --set baseline.d_in={stream.d_in}" if recipe.baseline else ""),
             )
-        stream = ActivationStream(
-            lm,
-            hookpoint,
+        built = {
+            name: build(config, seed=recipe.seed_for("init")).to(stream.device, _dtype(recipe))
+            for name, config in recipe.saes().items()
+        }
+        trainer = Trainer(built, stream, recipe.train, command=f"hsae train {self.out / RESOLVED}")
+        resumed_from = self._restore(trainer)
+        trainer.fill()
+        return trainer, resumed_from
+
+    def _stream(self, device: str | None) -> Batches:
+        recipe = self.recipe
+        model = recipe.model
+        return ActivationStream(
+            load_language_model(
+                model.id, revision=model.revision, dtype=model.dtype, device=device
+            ),
+            Hookpoint.parse(recipe.hookpoint),
             recipe.data,
             batch_size=recipe.train.batch_size,
             seed=recipe.seed_for("data"),
             sample_seed=recipe.seed_for("sample"),
             on_progress=lambda phase, done, total: self.tell(Event(phase, done, total)),
         )
-        built = {
-            name: build(config, seed=recipe.seed_for("init")).to(lm.device, _dtype(recipe))
-            for name, config in saes.items()
-        }
-        trainer = Trainer(built, stream, recipe.train, command=f"hsae train {self.out / RESOLVED}")
-        resumed_from = self._restore(trainer)
-        trainer.fill()
-        return trainer, resumed_from
 
     def _restore(self, trainer: Trainer) -> int | None:
         folder = self.out / CHECKPOINTS
@@ -194,14 +195,10 @@ class _Run:
         for name in reversed(saes):  # the main SAE names its baseline, so it comes last
             save_sae(
                 saes[name],
-                self.out if name == "main" else self.out / BASELINE,
-                model=_model_config(stream.lm),
-                hookpoint=stream.hookpoint.config(stream.lm),
-                tokens=TokensConfig(
-                    context_length=recipe.data.context_length,
-                    bos=recipe.data.bos and stream.lm.tokenizer.bos_token_id is not None,
-                    skip_special=recipe.data.skip_special,
-                ),
+                self._folder(name),
+                model=stream.origin.model,
+                hookpoint=stream.origin.hookpoint,
+                tokens=stream.origin.tokens,
                 training=TrainingConfig(
                     recipe=self.environment["recipe"],
                     seed=recipe.seed,
@@ -210,7 +207,7 @@ class _Run:
                     data=[source.describe() for source in recipe.data.train],
                     written_by=f"hsae-hub {__version__}",
                 ),
-                baseline=BASELINE if name == "main" and len(saes) > 1 else None,
+                baseline="baseline" if name == "sae" and recipe.baseline else None,
                 stats=tables[name],
             )
         final = last_metrics(self.out / METRICS)
@@ -228,32 +225,25 @@ class _Run:
 
     def result(self, resumed_from: int | None, device: str | None) -> TrainResult:
         summary = read_json(self.out / SUMMARY)
-        target = device or "cpu"
-        baseline = None
-        if self.recipe.baseline is not None:
-            baseline = read_artifact(self.out / BASELINE, device=target).sae
+        read = {
+            name: read_artifact(self._folder(name), device=device or "cpu").sae
+            for name in self.recipe.saes()
+        }
         return TrainResult(
             self.out,
-            read_artifact(self.out, device=target).sae,
-            baseline,
+            read.pop("sae"),
+            read,
             summary["steps"],
             summary["tokens"],
             summary["seconds"],
             resumed_from,
         )
 
+    def _folder(self, name: str) -> Path:
+        return self.out if name == "sae" else self.out / name
+
 
 def _dtype(recipe: Recipe) -> Any:
     import torch
 
     return getattr(torch, recipe.train.dtype)
-
-
-def _model_config(lm: LanguageModel) -> ModelConfig:
-    dtype: Any = str(lm.dtype).removeprefix("torch.")
-    return ModelConfig(
-        id=lm.id,
-        revision=lm.revision,
-        dtype=dtype,
-        tokenizer_sha256=tokenizer_sha256(lm.tokenizer),
-    )

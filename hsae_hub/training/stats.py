@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hsae_hub.activations import ActivationStream
+from hsae_hub.activations import Batches
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import LatentTable
 from hsae_hub.metrics import LatentStats
@@ -16,7 +16,7 @@ from hsae_hub.metrics import LatentStats
 @torch.no_grad()
 def latent_tables(
     saes: dict[str, SAE[Any]],
-    stream: ActivationStream,
+    stream: Batches,
     tokens: int,
     *,
     on_progress: Callable[[int, int], None] | None = None,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hsae_hub.activations import ActivationStream, StreamState
+from hsae_hub.activations import Batches, StreamState
 from hsae_hub.architectures import SAE, TrainStep
 from hsae_hub.errors import DivergedError
 from hsae_hub.metrics import ReconstructionStats
@@ -35,7 +35,7 @@ class Member:
     """One of the SAEs, with its optimiser."""
 
     name: str
-    """`main` or `baseline`."""
+    """As in `Recipe.saes`."""
     sae: SAE[Any]
     optimizer: torch.optim.Adam
 
@@ -46,7 +46,7 @@ class Trainer:
     def __init__(
         self,
         saes: dict[str, SAE[Any]],
-        stream: ActivationStream,
+        stream: Batches,
         train: TrainSection,
         *,
         command: str,
@@ -121,8 +121,8 @@ class Trainer:
             for name, parameter in member.sae.named_parameters():
                 if not bool(parameter.isfinite().all()):
                     raise self._diverged(member, f"weight {name}", math.nan)
-            tensors[member.name] = member.sae.state_dict()
-            tensors[f"{member.name}.optimizer"] = optimizer_tensors(member.optimizer)
+            tensors[f"weights.{member.name}"] = member.sae.state_dict()
+            tensors[f"optimizer.{member.name}"] = optimizer_tensors(member.optimizer)
         values = {"stream": stream.values, "seconds": self.seconds}
         return Checkpoint(self.step, values, tensors)
 
@@ -135,8 +135,8 @@ class Trainer:
         state = StreamState(checkpoint.values["stream"], checkpoint.tensors["stream"])
         self.stream.load_state_dict(state)
         for member in self.members:
-            member.sae.load_state_dict(checkpoint.tensors[member.name])
-            moments = checkpoint.tensors[f"{member.name}.optimizer"]
+            member.sae.load_state_dict(checkpoint.tensors[f"weights.{member.name}"])
+            moments = checkpoint.tensors[f"optimizer.{member.name}"]
             load_optimizer_tensors(member.optimizer, moments)
         self.step = checkpoint.step
         self.seconds = checkpoint.values["seconds"]
@@ -170,7 +170,7 @@ class Trainer:
     def _diverged(
         self, member: Member, what: str, value: float, x: Tensor | None = None
     ) -> DivergedError:
-        lm_dtype = str(self.stream.lm.dtype).removeprefix("torch.")
+        lm_dtype = self.stream.origin.model.dtype
         peak = self.train.lr
         if x is not None and not bool(x.isfinite().all()):
             share = f"{int((~x.isfinite()).sum())} of {x.numel()} values"
@@ -190,8 +190,7 @@ class Trainer:
             f"the last good checkpoint is {self.saved}" if self.saved else "none was saved before"
         )
         return DivergedError(
-            f"training stopped at step {self.step + 1}: the {what} of the {member.name} SAE is {value}; "
-            f"{kept}",
+            f"training stopped at step {self.step + 1}: the {what} of {member.name} is {value}; {kept}",
             why=why,
             fix=f"{self._command} --set {change} --out ANOTHER_FOLDER" if change else "",
         )
