@@ -20,7 +20,7 @@ FLOORS = [
     ["activations"],
     ["training", "attach"],
     ["evaluation", "features"],
-    ["card", "interop", "onnx"],
+    ["card", "interop", "onnx", "suites"],
     ["hub"],
     ["demo"],
     ["cli"],

@@ -103,7 +103,7 @@ def test_a_run_leaves_its_folder_complete(finished, recipe_file):
     out = finished.folder
     assert (out / "recipe.yaml").read_text() == recipe_file.read_text()
     assert load_recipe(out / "resolved.yaml").recipe == load_recipe(recipe_file).recipe
-    assert sorted(p.name for p in (out / "checkpoints").iterdir()) == ["00000018", "00000020"]
+    assert not (out / "checkpoints").exists()
     environment = json.loads((out / "env.json").read_text())
     assert environment["recipe"] == "tiny" and environment["device"] == "cpu"
     assert environment["versions"]["torch"] == torch.__version__

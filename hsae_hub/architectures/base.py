@@ -146,6 +146,10 @@ class SAE(nn.Module, ABC, Generic[C]):
         """Called after the optimiser's step, for constraints and work between steps: rows of `W_dec` get norm 1."""
         normalize_rows_(self.W_dec)
 
+    def report(self, x: Float[Tensor, "tokens d_in"]) -> dict[str, float]:
+        """What its paper measures of its parts (tiers, groups …) beside the usual metrics, on raw activations."""
+        return {}
+
     @property
     def needs_sample(self) -> bool:
         """Whether normalising takes constants that come from a sample of activations."""

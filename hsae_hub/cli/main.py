@@ -11,7 +11,18 @@ from typing import Annotated, TextIO
 import typer
 
 import hsae_hub
-from hsae_hub.cli import attach, card, doctor, evaluate, failing, hub, quickstart, recipes, train
+from hsae_hub.cli import (
+    attach,
+    card,
+    doctor,
+    evaluate,
+    failing,
+    hub,
+    quickstart,
+    recipes,
+    suites,
+    train,
+)
 
 app = typer.Typer(
     name="hsae",
@@ -22,6 +33,7 @@ app = typer.Typer(
 app.command()(quickstart.quickstart)
 app.add_typer(recipes.app, name="recipes")
 app.command()(train.train)
+app.add_typer(suites.app, name="suite")
 app.command(name="eval")(evaluate.evaluate)
 app.command()(card.card)
 app.command()(hub.push)

@@ -83,7 +83,7 @@ def train(
             folder,
             resume="never" if resume == "never" else "auto",
             device=device,
-            on_event=lambda event: _show(event, bars),
+            on_event=lambda event: show_event(event, bars),
         )
     data = {
         "folder": str(result.folder),
@@ -117,10 +117,11 @@ def _what_to_run(
     return load_recipe(folder / "resolved.yaml")._replace(name=folder.resolve().name), folder
 
 
-def _show(event: Event, bars: Bars) -> None:
+def show_event(event: Event, bars: Bars, prefix: str = "") -> None:
+    """Shows what a run tells; `prefix` says which of several runs it is."""
     if event.message:
-        bars.say(event.message)
-    bars.update(_LABELS[event.phase], event.done, event.total, _note(event.metrics))
+        bars.say(prefix + event.message)
+    bars.update(prefix + _LABELS[event.phase], event.done, event.total, _note(event.metrics))
 
 
 def _note(metrics: dict[str, Any] | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from hsae_hub.recipes import DataConfig, DataSource
 CORE_FILE = "eval/core.json"
 """Where a run folder keeps its report."""
 _BATCH = 16  # contexts that the language model reads at once
+_REPORTED = 16_384  # activations that an architecture's own report is about, at most: it takes them all at once
 
 OnProgress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and of how much."""
@@ -131,8 +133,10 @@ def _measure(
 ) -> dict[str, dict[str, int | float]]:
     reconstruction = {name: ReconstructionStats(each.sae.d_in) for name, each in saes.items()}
     latents = {name: LatentStats(each.sae.d_sae) for name, each in saes.items()}
+    sample: list[Tensor] = []
     for at in range(0, len(contexts), _BATCH):
         x = _activations(saes["sae"], list(contexts[at : at + _BATCH]))
+        sample.append(x[: max(_REPORTED - sum(map(len, sample)), 0)])
         for name, each in saes.items():
             out = each.sae(x)
             reconstruction[name].update(x, out.sae_out)
@@ -140,6 +144,7 @@ def _measure(
     losses = splice_losses(saes, contexts, on_progress=on_progress)
     return {
         name: _metrics(each.sae, losses[name], reconstruction[name], latents[name])
+        | _reported(each.sae, torch.cat(sample))
         for name, each in saes.items()
     }
 
@@ -159,6 +164,10 @@ def _metrics(
         "d_sae": sae.d_sae,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _reported(sae: SAE[Any], x: Float[Tensor, "tokens d_in"]) -> dict[str, float]:
+    return {name: value for name, value in sae.report(x).items() if math.isfinite(value)}
 
 
 def _activations(

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from hsae_hub.recipes.shipped import RecipeFile as RecipeFile
 from hsae_hub.recipes.shipped import find_recipe as find_recipe
+from hsae_hub.recipes.shipped import find_suite as find_suite
 from hsae_hub.recipes.shipped import list_recipes as list_recipes
+from hsae_hub.recipes.shipped import list_suites as list_suites
 
 if TYPE_CHECKING:
     from hsae_hub.recipes.loading import LoadedRecipe as LoadedRecipe

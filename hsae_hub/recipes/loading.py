@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from hsae_hub.architectures import SAEConfig, architecture, list_architectures
-from hsae_hub.errors import UsageError
 from hsae_hub.problems import Problem, key_paths, nearest, problems_of
+from hsae_hub.recipes.refusing import place_of, refusal
 from hsae_hub.recipes.schema import Recipe
 from hsae_hub.recipes.shipped import RecipeFile, find_recipe
-from hsae_hub.recipes.text import Loc, Parsed, Place, dump, parse
+from hsae_hub.recipes.text import Loc, Parsed, dump, parse
 
 _SAES = ("sae", "baseline")
 _UNKNOWN = SAEConfig.model_construct(architecture="?", d_in=1)
@@ -57,7 +57,7 @@ def _read(file: RecipeFile, *, may_extend: bool) -> Parsed:
     if not isinstance(parsed.data, dict):
         given = "nothing" if parsed.data is None else repr(parsed.data)
         problem = Problem((), f"a recipe must have keys such as `sae:` and `train:`, got {given}")
-        raise _refusal(parsed.problems or [(str(file.path), problem)])
+        raise refusal("recipe", parsed.problems or [(str(file.path), problem)])
     base = parsed.data.pop("extends", None)
     if base is None:
         return parsed
@@ -134,7 +134,7 @@ def _validate(merged: Parsed) -> Recipe:
 
     def checked(given: Any, loc: Loc) -> SAEConfig:
         config, problems = _sae(given, loc)
-        found.extend((_place(problem.loc, merged.places), problem) for problem in problems)
+        found.extend((place_of(problem.loc, merged.places), problem) for problem in problems)
         known.extend((*loc, name) for name in type(config).model_fields)
         return config
 
@@ -155,9 +155,9 @@ def _validate(merged: Parsed) -> Recipe:
             own = tuple(
                 p for p in own if p.loc
             )  # whether parts fit together is asked of good parts
-        found += [(_place(problem.loc, merged.places), _quoted(problem)) for problem in own]
+        found += [(place_of(problem.loc, merged.places), _quoted(problem)) for problem in own]
     if found:
-        raise _refusal(found)
+        raise refusal("recipe", found)
     return recipe
 
 
@@ -189,21 +189,3 @@ def _quoted(problem: Problem) -> Problem:
     if "valid string" in message:
         return Problem(problem.loc, f"{message}; put it in quotes")
     return problem
-
-
-def _place(loc: Loc, places: dict[Loc, Place]) -> Place:
-    while loc and loc not in places:
-        loc = loc[:-1]
-    return places.get(loc, "")
-
-
-def _refusal(found: list[tuple[Place, Problem]]) -> UsageError:
-    found = sorted(found, key=lambda pair: _order(pair[0]))
-    lines = dict.fromkeys(f"{place}: {problem}".removeprefix(": ") for place, problem in found)
-    count = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
-    return UsageError(f"the recipe has {count}; nothing was run", problems=tuple(lines))
-
-
-def _order(place: Place) -> tuple[bool, str, int]:
-    source, _, line = place.rpartition(":")
-    return place.startswith("--set"), source, int(line) if line.isdecimal() else 0

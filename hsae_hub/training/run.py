@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -69,8 +70,8 @@ def train(
     """Trains a recipe's SAE into a folder, and its other ones, on the same batches, into folders in it.
 
     `auto` goes on from the folder's last whole checkpoint, if it has one; with as many threads on the same machine it
-    ends with the same weights as a run that was never stopped, bit for bit. A finished run is only read. The first
-    Ctrl-C or SIGTERM lets the step end and saves.
+    ends with the same weights as a run that was never stopped, bit for bit. A finished run is only read, and keeps no
+    checkpoint. The first Ctrl-C or SIGTERM lets the step end and saves.
 
     Raises:
         UsageError: the folder holds something else or another recipe's run, or the text is too little.
@@ -224,6 +225,7 @@ class _Run:
         write_atomic(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def result(self, resumed_from: int | None, device: str | None) -> TrainResult:
+        shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)  # a finished run is only read
         summary = read_json(self.out / SUMMARY)
         read = {
             name: read_artifact(self._folder(name), device=device or "cpu").sae
