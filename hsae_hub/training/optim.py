@@ -33,6 +33,22 @@ def clip_gradient(module: nn.Module, clip_norm: float | None) -> float:
     return float(torch.nn.utils.clip_grad_norm_(module.parameters(), limit))
 
 
+def update(optimizer: torch.optim.Optimizer) -> None:
+    """The optimiser's step.
+
+    The fused kernel of the CPU (torch 2.13) copies a gradient whose rows do not lie in memory one after another, and
+    has no use for the copy: for a matrix stored transposed the step takes six times as long. So it is shown those
+    matrices, their gradients and moments, as they lie.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    transposed = [p for p in parameters if not p.is_contiguous()]
+    for parameter in transposed:
+        _transpose_(parameter, optimizer)
+    optimizer.step()
+    for parameter in transposed:
+        _transpose_(parameter, optimizer)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Everything the optimiser remembers, by `parameter number.name`."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
@@ -51,3 +67,12 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         state.setdefault(int(i), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _transpose_(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    """Swaps the last two axes of a parameter, its gradient and its moments; nothing moves in memory."""
+    gradient, parameter.grad = parameter.grad, None
+    parameter.data = parameter.data.mT
+    parameter.grad = None if gradient is None else gradient.mT
+    state = optimizer.state.get(parameter, {})
+    state |= {name: value.mT for name, value in state.items() if value.ndim >= 2}

@@ -24,6 +24,7 @@ from hsae_hub.training.optim import (
     learning_rate,
     load_optimizer_tensors,
     optimizer_tensors,
+    update,
 )
 
 NORM_SAMPLE = 10_000
@@ -160,7 +161,7 @@ class Trainer:
             raise self._diverged(member, "gradient's norm", norm, x)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        optimizer.step()
+        update(optimizer)
         sae.after_update(step, optimizer)
         if not is_logged:
             return {}
