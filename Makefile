@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check wheel clean
+.PHONY: quickstart test check wheel bench clean
 
 quickstart: $(VENV)/.ready
 	@$(BIN)/hsae quickstart
@@ -21,6 +21,10 @@ wheel: $(VENV)/.ready-dev
 	rm -rf dist
 	$(BIN)/python -m build --quiet --no-isolation
 	$(BIN)/python tests/wheel_check.py dist
+
+# Every benchmark, one after another: minutes, and 12 GB of memory for the largest.
+bench: $(VENV)/.ready-dev
+	@set -e; for script in tests/bench/*.py; do OMP_WAIT_POLICY=PASSIVE $(BIN)/python $$script; done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
