@@ -129,7 +129,10 @@ class SAE(nn.Module, ABC, Generic[C]):
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
-        """The training loss under `loss` and each of its parts, for a batch of raw activations."""
+        """The training loss under `loss` and each of its parts, for a batch of raw activations.
+
+        It runs on the meta device too, without values: there `hsae recipes check` counts what a step takes.
+        """
 
     def runner_ups(
         self, x: Float[Tensor, "*batch d_in"], acts: Acts
@@ -223,10 +226,6 @@ class SAE(nn.Module, ABC, Generic[C]):
         constants = {name: getattr(self, name) for name in _CONSTANTS}
         found = {name: p.detach() for name, p in self.named_parameters()}
         return found | {name: value for name, value in constants.items() if value is not None}
-
-    def encoder_flops(self) -> int:
-        """FLOPs a token of encoding in a training step: the product with the weights, and their gradient."""
-        return 4 * self.W_enc.numel()
 
     @property
     def device(self) -> torch.device:

@@ -245,7 +245,8 @@ class HSAE(SAE[HSAEConfig]):
     def _ortho(self, step: TrainStep) -> Float[Tensor, ""]:
         probes = None
         if self.config.ortho == "probes":  # seeded by the step: a resumed run draws the same ones
-            probes = torch.Generator(self.W_enc.device).manual_seed(step.step)
+            device = "cpu" if self.W_enc.is_meta else self.W_enc.device  # meta has no generator
+            probes = torch.Generator(device).manual_seed(step.step)
         return cross_orthogonality(
             self.W_enc, self.W_dec, variant=self.config.variant, probes=probes
         )

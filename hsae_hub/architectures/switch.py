@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, weighted_rows
+from hsae_hub.ops import count_parts, normalize_rows_, weighted_rows
 
 
 class SwitchConfig(SAEConfig, frozen=True):
@@ -52,7 +52,7 @@ class _Codes(NamedTuple):
     values: Float[Tensor, "batch k"]
     indices: Int64[Tensor, "batch k"]
     probabilities: Float[Tensor, "batch n_experts"]
-    tokens_per_expert: Int64[Tensor, " n_experts"]
+    tokens_per_expert: list[int]
 
 
 @register
@@ -100,10 +100,6 @@ class SwitchSAE(SAE[SwitchConfig]):
         codes = self._codes(x)
         return codes.values, codes.indices
 
-    def encoder_flops(self) -> int:
-        """One expert's part of the encoder, and the router."""
-        return 4 * (self.W_enc.numel() // self.config.n_experts + self.W_router.numel())
-
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
@@ -112,7 +108,7 @@ class SwitchSAE(SAE[SwitchConfig]):
         codes = self._codes(x)
         error = x - self.b_dec - weighted_rows(codes.values, codes.indices, self.W_dec)
         reconstruction = error.square().sum(-1).mean()
-        shares = codes.tokens_per_expert.to(x.dtype) / len(x)
+        shares = x.new_tensor(codes.tokens_per_expert) / len(x)
         balance = self.config.n_experts * (shares * codes.probabilities.mean(0)).sum()
         weight = self.config.alpha * (self.d_in if self.config.variant == "released" else 1)
         loss = reconstruction + weight * balance
@@ -123,10 +119,10 @@ class SwitchSAE(SAE[SwitchConfig]):
         experts, width = self.config.n_experts, self.d_sae // self.config.n_experts
         probabilities = ((x - self.b_router) @ self.W_router).softmax(-1)
         probability, expert = probabilities.max(-1)
-        counts = expert.bincount(minlength=experts)
+        counts = count_parts(expert, experts)
         order = expert.argsort(stable=True)
         back = order.argsort()
-        tokens = (x - self.b_dec)[order].split_with_sizes(counts.tolist())
+        tokens = (x - self.b_dec)[order].split_with_sizes(counts)
         encoders = self.W_enc.view(self.d_in, experts, width).unbind(1)
         pre = torch.cat([part @ encoder for part, encoder in zip(tokens, encoders, strict=True)])
         values, places = pre.topk(self.config.k, sorted=False)

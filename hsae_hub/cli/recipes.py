@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hsae_hub.cli.common import Json, Output, Quiet, pairs, size_text, table
-
-if TYPE_CHECKING:
-    from hsae_hub.architectures import SAEConfig
-    from hsae_hub.recipes import Recipe
+from hsae_hub.cli.common import Json, Output, Quiet, table
 
 app = typer.Typer(help="List, show, copy and check recipes.")
 
@@ -27,15 +23,41 @@ Overrides = Annotated[
 
 
 @app.command()
-def ls(json: Json = False, quiet: Quiet = False) -> None:
-    """List the shipped recipes."""
+def ls(
+    name: Annotated[
+        str, typer.Argument(metavar="[TEXT]", help="Only those with this in their name.")
+    ] = "",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the shipped recipes, model by model.
+
+    \b
+    Examples:
+      hsae recipes ls
+      hsae recipes ls gemma-2-2b
+      hsae recipes ls l20_hsae
+    """
+    from hsae_hub.errors import NotFoundError
     from hsae_hub.recipes import find_recipe, list_recipes
 
     out = Output("recipes_ls", json=json, quiet=quiet)
-    rows = [(name, find_recipe(name).summary()) for name in list_recipes()]
-    data = [{"name": name, "summary": summary} for name, summary in rows]
-    names = "\n".join(name for name, _ in rows)
-    out.result({"recipes": data}, table(("recipe", "what it is"), rows), names)
+    found = [known for known in list_recipes() if name in known]
+    if not found:
+        raise NotFoundError(f"no shipped recipe has {name!r} in its name", fix="hsae recipes ls")
+    summaries = {known: find_recipe(known).summary() for known in found}
+    data = [{"name": known, "summary": summary} for known, summary in summaries.items()]
+    text = f"{_by_model(summaries)}\n\nnext: hsae recipes check {found[0]}"
+    out.result({"recipes": data}, text, "\n".join(found))
+
+
+def _by_model(summaries: dict[str, str]) -> str:
+    """`model/` over the rest of the names and what they are, a line each."""
+    models: dict[str, list[tuple[str, str]]] = {}
+    for name, summary in summaries.items():
+        model, _, rest = name.partition("/")
+        models.setdefault(f"{model}/", []).append((f"  {rest}", summary))
+    return "\n\n".join(table((model, ""), rows) for model, rows in models.items())
 
 
 @app.command()
@@ -98,102 +120,10 @@ def check(
       hsae recipes check gemma2-tiny-en/l3_hsae
       hsae recipes check mine.yaml --set sae.k=64 --set train.tokens=10M
     """
+    from hsae_hub.cli.needs import needs, needs_text
     from hsae_hub.recipes import load_recipe
 
     out = Output("recipes_check", json=json, quiet=quiet)
     loaded = load_recipe(recipe, overrides=overrides or ())
     data = needs(loaded.recipe)
-    out.result({"name": loaded.name, **data}, _check_text(loaded.name, loaded.recipe, data), "ok")
-
-
-def needs(recipe: Recipe) -> dict[str, Any]:
-    """What a run will take: parameters, bytes, FLOPs, tokens; nothing is downloaded.
-
-    Raises:
-        UsageError: the hookpoint cannot be meant.
-        MisfitError: the embedded model has no such place, or another width there.
-    """
-    _check_hookpoint(recipe)
-    train = recipe.train
-    per_sae = {name: _sae_needs(config, recipe) for name, config in recipe.saes().items()}
-    width = 2 if recipe.model.dtype != "float32" else 4
-    buffer = recipe.data.buffer_tokens * recipe.sae.d_in * width
-    checkpoint = sum(sae["weights_bytes"] * 3 for sae in per_sae.values()) + buffer
-    return {
-        "steps": train.n_steps,
-        "tokens": train.n_tokens,
-        "tokens_a_step": train.batch_size,
-        "saes": per_sae,
-        "buffer_bytes": buffer,
-        "checkpoint_bytes": checkpoint,
-        "memory_bytes": buffer + sum(sae["memory_bytes"] for sae in per_sae.values()),
-        "flops_a_step": sum(sae["flops_a_step"] for sae in per_sae.values()),
-    }
-
-
-def _check_hookpoint(recipe: Recipe) -> None:
-    from hsae_hub.assets import EMBEDDED_MODEL
-    from hsae_hub.errors import MisfitError
-    from hsae_hub.models import Hookpoint, load_language_model
-
-    hookpoint = Hookpoint.parse(recipe.hookpoint)
-    if recipe.model.id != EMBEDDED_MODEL:
-        return  # a check loads no large model and asks no network
-    width = hookpoint.width(load_language_model(EMBEDDED_MODEL, device="cpu"))
-    if width != recipe.sae.d_in:
-        raise MisfitError(
-            f"sae.d_in is {recipe.sae.d_in}, but {recipe.hookpoint} of {EMBEDDED_MODEL} has width {width}",
-            fix=f"--set sae.d_in={width}"
-            + (f" --set baseline.d_in={width}" if recipe.baseline else ""),
-        )
-
-
-def _sae_needs(config: SAEConfig, recipe: Recipe) -> dict[str, Any]:
-    import torch
-
-    from hsae_hub.architectures import architecture
-
-    with torch.device("meta"):
-        sae = architecture(config.architecture)(config)
-    batch = recipe.train.batch_size
-    width = 2 if recipe.train.dtype == "bfloat16" else 4
-    weights = width * sum(parameter.numel() for parameter in sae.parameters())
-    pre_acts = width * batch * sae.shape.n_parents
-    return {
-        "architecture": config.architecture,
-        "d_sae": sae.d_sae,
-        "parameters": weights // width,
-        "weights_bytes": weights,
-        "memory_bytes": 4 * weights
-        + 3 * pre_acts,  # gradient, two moments; pre-acts, acts, gradient
-        "flops_a_step": batch * sae.encoder_flops(),
-    }
-
-
-def _check_text(name: str, recipe: Recipe, data: dict[str, Any]) -> str:
-    head = ("", "latents", "parameters", "weights", "in training", "FLOPs a step")
-    rows = [
-        (
-            f"{key} ({sae['architecture']})",
-            f"{sae['d_sae']:,}",
-            f"{sae['parameters']:,}",
-            size_text(sae["weights_bytes"]),
-            size_text(sae["memory_bytes"]),
-            f"{sae['flops_a_step']:.1e}",
-        )
-        for key, sae in data["saes"].items()
-    ]
-    rest = pairs(
-        [
-            ("model", f"{recipe.model.id}, {recipe.model.dtype}, {recipe.hookpoint}"),
-            ("text", "; ".join(source.describe() for source in recipe.data.train)),
-            (
-                "run",
-                f"{data['steps']:,} steps of {data['tokens_a_step']:,} tokens: {data['tokens']:,}",
-            ),
-            ("memory", f"{size_text(data['memory_bytes'])} with the buffer, beside the model"),
-            ("disk", f"{size_text(data['checkpoint_bytes'])} a checkpoint"),
-        ]
-    )
-    note = "FLOPs: encoder, forward and backward; penalties and the language model come on top."
-    return f"{name} can be run\n\n{table(head, rows)}\n\n{rest}\n\n{note}"
+    out.result({"name": loaded.name, **data}, needs_text(loaded.name, loaded.recipe, data), "ok")

@@ -12,6 +12,7 @@ from hsae_hub.ops.gradients import clip_together_ as clip_together_
 from hsae_hub.ops.gradients import normalize_together_ as normalize_together_
 from hsae_hub.ops.jump import jump_relu as jump_relu
 from hsae_hub.ops.jump import step_through as step_through
+from hsae_hub.ops.parts import count_parts as count_parts
 from hsae_hub.ops.penalties import cross_orthogonality as cross_orthogonality
 from hsae_hub.ops.similar import similar_pairs as similar_pairs
 from hsae_hub.ops.sparse import pair_dot as pair_dot

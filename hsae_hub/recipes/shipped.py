@@ -31,13 +31,8 @@ class RecipeFile(NamedTuple):
             raise UsageError(f"{self.path} is not UTF-8 text: {error.reason}") from None
 
     def summary(self) -> str:
-        """Its first sentence: what it is."""
-        comment = []
-        for line in self.text().splitlines():
-            if not line.startswith("#") or line.startswith("#  "):
-                break
-            comment.append(line.lstrip("# ").strip())
-        return " ".join(comment).split(". ")[0].rstrip(".")
+        """Its first line: what it is."""
+        return self.text().partition("\n")[0].lstrip("# ").rstrip(". ")
 
 
 def list_recipes() -> list[str]:
