@@ -1,9 +1,11 @@
 import json
+import re
 
 import pytest
 
+from hsae_hub.cli.common import size_text
 from hsae_hub.cli.main import run
-from hsae_hub.recipes import list_recipes, load_recipe
+from hsae_hub.recipes import find_recipe, list_recipes, load_recipe
 
 TINY = "gemma2-tiny-en/l3_hsae"
 
@@ -15,11 +17,24 @@ def succeed(capsys, *args):
 
 def test_ls(capsys):
     out = succeed(capsys, "recipes", "ls")
-    assert all(name in out for name in list_recipes())
+    assert all(f"  {name.partition('/')[2]}  " in out for name in list_recipes())
+    assert max(map(len, out.splitlines())) <= 110
+    models = [line for line in out.splitlines() if line.endswith("/")]
+    assert models == sorted({f"{name.partition('/')[0]}/" for name in list_recipes()})
     assert succeed(capsys, "recipes", "ls", "-q").split() == list_recipes()
     listed = json.loads(succeed(capsys, "recipes", "ls", "--json"))
     assert listed["schema"] == "hsae.recipes_ls/1"
     assert [recipe["name"] for recipe in listed["recipes"]] == list_recipes()
+
+
+def test_ls_of_some(capsys):
+    of_model = succeed(capsys, "recipes", "ls", "gemma-2-2b", "-q").split()
+    assert of_model == [name for name in list_recipes() if name.startswith("gemma-2-2b/")]
+    assert succeed(capsys, "recipes", "ls", "l20_hsae-16kx16", "-q").split() == [
+        "gemma-2-2b/l20_hsae-16kx16"
+    ]
+    assert run(["recipes", "ls", "no-such"]) == 3
+    assert "'no-such'" in capsys.readouterr().err
 
 
 def test_show_prints_the_file_or_what_would_be_run(capsys, tmp_path):
@@ -39,16 +54,35 @@ def test_cp_makes_it_yours_once(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_check_counts_every_shipped_recipe(name, capsys):
+def test_check_counts_every_shipped_recipe_as_its_header_says(name, capsys):
     found = json.loads(succeed(capsys, "recipes", "check", name, "--json"))
     recipe = load_recipe(name).recipe
-    sae = found["saes"]["sae"]
-    assert (
-        sae["d_sae"] == recipe.sae.shape().d_sae and sae["architecture"] == recipe.sae.architecture
-    )
-    assert sae["weights_bytes"] == 4 * sae["parameters"] > 0
+    assert found["saes"].keys() == recipe.saes().keys()
+    for key, sae in found["saes"].items():
+        assert sae["d_sae"] == recipe.saes()[key].shape().d_sae
+        assert sae["architecture"] == recipe.saes()[key].architecture
+        assert sae["weights_bytes"] == 4 * sae["parameters"] > 0
     assert found["tokens"] == found["steps"] * recipe.train.batch_size
-    assert "can be run" in succeed(capsys, "recipes", "check", name)
+
+    needs = " ".join(find_recipe(name).text().partition("# Needs: ")[2].split("\n# ", 2)[:2])
+    told = re.findall(r"([\d.]+) GB (?:by|of memory|of disk)", needs)
+    memory, disk = (float(number) for number in told)
+    assert memory == pytest.approx(found["memory_bytes"] / 1e9, rel=0.06, abs=0.06)
+    assert disk == pytest.approx(found["disk_bytes"] / 1e9, rel=0.06, abs=0.06)
+    if name.startswith(
+        "gemma-2-2b/"
+    ):  # 5.2 GB of weights, and what reading a batch of contexts takes
+        gpu = re.search(r"a GPU with (\d+) GB", needs)
+        assert gpu and int(gpu[1]) >= memory + 7
+
+
+@pytest.mark.parametrize("name", ["gemma2-tiny-en/l3_hsae", "gemma-2-2b/l20_gated"])
+def test_check_says_what_it_counted(name, capsys):
+    found = json.loads(succeed(capsys, "recipes", "check", name, "--json"))
+    said = succeed(capsys, "recipes", "check", name)
+    assert f"{name} can be run" in said
+    for size in ("memory_bytes", "disk_bytes", "checkpoint_bytes", "saved_bytes", "buffer_bytes"):
+        assert size_text(found[size]) in said
 
 
 @pytest.mark.parametrize("name", ["gemma2-tiny-en/l3_hsae", "gemma-2-2b/l20_hsae-16kx16"])
@@ -58,7 +92,6 @@ def test_check_counts_a_tree_and_its_baseline(name, capsys):
     config = recipe.sae
     d, n, m, s = config.d_in, config.n_parents, config.n_children, config.d_subspace
     assert found["saes"]["sae"]["parameters"] == 2 * n * d + 2 * n * s * d + 2 * n * m * s
-    assert found["saes"]["sae"]["flops_a_step"] == 4 * recipe.train.batch_size * d * n
     assert found["saes"]["baseline"]["weights_bytes"] == 4 * 2 * d * recipe.baseline.d_sae
 
 

@@ -1,5 +1,6 @@
 """What `hsae recipes check` says that training takes, against what it does take."""
 
+import json
 from math import prod
 
 import pytest
@@ -144,9 +145,11 @@ def test_sizes_beyond_this_machine_are_traced_at_once():
 def test_a_run_leaves_on_disk_what_was_said(tmp_path):
     from hsae_hub.cli.needs import needs
 
+    lines = [f"{i} {'the king and his army of old ' * 40}" for i in range(40)]
     overrides = [
-        "train.steps=4", "train.warmup_steps=0", "train.checkpoint_every=2", "eval.tokens=600",
-        "data.train=[{builtin: python-docs}, {sample: 100}]", "data.buffer_tokens=2000",
+        "sae.n_parents=64", "baseline.d_sae=64", "eval.tokens=600",
+        "train.steps=4", "train.warmup_steps=0", "train.checkpoint_every=2",
+        f"data.train=[{{lines: {json.dumps(lines)}}}]", "data.buffer_tokens=2000",
     ]  # fmt: skip
     loaded = load_recipe("gemma2-tiny-en/l3_hsae", overrides=overrides)
     said = needs(loaded.recipe)
@@ -161,11 +164,9 @@ def test_a_run_leaves_on_disk_what_was_said(tmp_path):
     for checkpoint in checkpoints:
         assert said["checkpoint_bytes"] - spare < size(checkpoint) + 10_000
         assert size(checkpoint) < said["checkpoint_bytes"] + 10_000  # headers
-    saved = [p for p in (tmp_path / "run").rglob("*s.safetensors") if "checkpoints" not in p.parts]
-    files = [p for p in (tmp_path / "run").rglob("*.safetensors") if "checkpoints" not in p.parts]
-    assert saved and sum(p.stat().st_size for p in files) == pytest.approx(
-        said["saved_bytes"], abs=5_000
-    )
+    saved = [p for p in (tmp_path / "run").rglob("*.safetensors") if "checkpoints" not in p.parts]
+    assert len(saved) == 4  # weights and statistics of both
+    assert sum(p.stat().st_size for p in saved) == pytest.approx(said["saved_bytes"], abs=5_000)
     assert said["disk_bytes"] == 3 * said["checkpoint_bytes"] + said["saved_bytes"]
     shapes = [p.shape for p in build(loaded.recipe.sae).parameters()]
     assert said["saes"]["sae"]["parameters"] == sum(map(prod, shapes))
