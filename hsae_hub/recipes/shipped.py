@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -36,11 +37,14 @@ class RecipeFile(NamedTuple):
 
 
 def list_recipes() -> list[str]:
-    """Names of the shipped recipes, sorted, such as `gemma2-tiny-en/l3_hsae`."""
+    """Names of the shipped recipes, such as `gemma2-tiny-en/l3_hsae`; numbers in them sort as numbers."""
     folder = _folder()
-    return sorted(
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.yaml")
-    )
+    paths = (path.relative_to(folder) for path in folder.glob("*/*.yaml"))
+    return sorted((f"{path.parent.name}/{path.stem}" for path in paths), key=_by_numbers)
+
+
+def _by_numbers(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def list_suites() -> list[str]:
