@@ -9,7 +9,7 @@ HSAEError                1   unexpected
 ├── ResourceError        7   no such device, out of memory or disk
 ├── NetworkError         8   unreachable, or offline and not in the cache
 ├── CheckFailedError     9   a verification that ran and failed
-├── ConflictError       10   somebody else changed it first
+├── ConflictError       10   somebody else changed it first, or is using it
 ├── DivergedError       11   training met a number that is not finite
 └── InterruptedRun     130   Ctrl-C (SIGTERM: 143); what was saved is in the message
 """
@@ -113,7 +113,7 @@ class CheckFailedError(HSAEError):
 
 
 class ConflictError(HSAEError):
-    """Raised when a repo moved, or a tag exists, between reading it and writing to it."""
+    """Raised when a repo moved, or a tag exists, between reading it and writing to it, or a folder is in use."""
 
     code = 10
     kind = "conflict"

@@ -13,6 +13,7 @@ import torch
 import yaml
 from test_training import RECIPE, assert_same_weights, metrics, one_thread  # noqa: F401
 
+from hsae_hub.errors import ConflictError
 from hsae_hub.recipes import load_recipe
 from hsae_hub.training import train
 from hsae_hub.training.checkpoints import latest_checkpoint
@@ -21,6 +22,7 @@ SCRIPT = """
 import json, sys, time, torch
 torch.set_num_threads(int(sys.argv[3]))
 from hsae_hub.errors import HSAEError
+from hsae_hub.errors import ConflictError
 from hsae_hub.recipes import load_recipe
 from hsae_hub.training import train
 
@@ -80,7 +82,10 @@ def stop_after(process, step, number):
 
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(recipe_file, undisturbed, tmp_path):
     out, step = tmp_path / "out", random.randrange(3, 12)
-    process = start(recipe_file, out, pause=0.1)
+    process = start(recipe_file, out, pause=0.3)
+    assert process.stdout.readline().strip() == "0"
+    with pytest.raises(ConflictError, match=f"^{out} is in use: process {process.pid} on .* into it$"):
+        train(load_recipe(recipe_file), out, device="cpu")
     stop_after(process, step, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, f"killed at step {step}"
     saved = latest_checkpoint(out / "checkpoints")[0].step

@@ -26,8 +26,8 @@ SUMMARY = "SUMMARY.json"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy")
 
 
-def open_folder(out: Path, loaded: LoadedRecipe, resume: Literal["auto", "never"]) -> None:
-    """Makes the folder of a new run, or makes sure that it is the folder of this one.
+def check_folder(out: Path, loaded: LoadedRecipe, resume: Literal["auto", "never"]) -> None:
+    """Makes sure that a folder is free for a run, or that of this one; writes nothing.
 
     Raises:
         UsageError: it holds something else, a run of another recipe, or a run that is not to be resumed.
@@ -43,7 +43,10 @@ def open_folder(out: Path, loaded: LoadedRecipe, resume: Literal["auto", "never"
         _refuse_other(out, loaded)
     elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise UsageError(f"{out} is not empty and holds no run", fix="give another --out")
-    out.mkdir(parents=True, exist_ok=True)
+
+
+def open_folder(out: Path, loaded: LoadedRecipe) -> None:
+    """Writes down what is run in a folder that is there, unless an earlier start has."""
     for name, text in (
         (RESOLVED, dump_recipe(loaded.recipe)),  # first: it is what makes the folder a run's
         ("recipe.yaml", loaded.text),

@@ -29,12 +29,14 @@ from hsae_hub.training.folder import (
     METRICS,
     RESOLVED,
     SUMMARY,
+    check_folder,
     cut_metrics,
     last_metrics,
     open_folder,
     read_json,
     write_environment,
 )
+from hsae_hub.training.lock import only_run_in
 from hsae_hub.training.signals import StopSignals
 from hsae_hub.training.stats import latent_tables
 from hsae_hub.training.trainer import Trainer
@@ -75,6 +77,7 @@ def train(
 
     Raises:
         UsageError: the folder holds something else or another recipe's run, or the text is too little.
+        ConflictError: another process is training into the folder.
         MisfitError: the SAE's width is not the model's, or there is no such place in the model.
         CorruptError: the text is not the one that the run began with.
         DivergedError: a loss, gradient or weight is not finite; the last good checkpoint stays.
@@ -82,11 +85,13 @@ def train(
     """
     out = Path(out)
     run = _Run(loaded, out, on_event or (lambda event: None))
-    open_folder(out, loaded, resume)
+    check_folder(out, loaded, resume)
     if (out / SUMMARY).is_file():
         run.say(0, "this run is finished already")
         return run.result(None, device)
-    with StopSignals() as stop:
+    with only_run_in(out), StopSignals() as stop:
+        check_folder(out, loaded, resume)  # again: somebody may have been faster
+        open_folder(out, loaded)
         stop.at_once = lambda number: run.interrupted(number, "before its first step")
         trainer, resumed_from = run.prepare(device)
         stop.at_once = None
