@@ -84,7 +84,9 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(recipe_file, und
     out, step = tmp_path / "out", random.randrange(3, 12)
     process = start(recipe_file, out, pause=0.3)
     assert process.stdout.readline().strip() == "0"
-    with pytest.raises(ConflictError, match=f"^{out} is in use: process {process.pid} on .* into it$"):
+    with pytest.raises(
+        ConflictError, match=f"^{out} is in use: process {process.pid} on .* into it$"
+    ):
         train(load_recipe(recipe_file), out, device="cpu")
     stop_after(process, step, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, f"killed at step {step}"

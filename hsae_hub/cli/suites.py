@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsae_hub.cli.common import Device, Json, NoProgress, Output, Quiet, pairs, table
+from hsae_hub.cli.common import Device, Json, NoProgress, Output, Quiet, pairs, size_text, table
 from hsae_hub.cli.recipes import Overrides
 from hsae_hub.cli.train import show_event
 
@@ -95,18 +95,30 @@ def run(
 
 
 def _tell_plan(loaded: LoadedSuite, runs: list[Planned], output: Output) -> None:
+    from hsae_hub.cli.needs import needs
+
+    first = loaded.suite.seeds[0]  # every seed needs as much
+    memory = {
+        tuple(run.rows): needs(run.recipe)["memory_bytes"] for run in runs if run.seed == first
+    }
     rows = [
         (
             run.folder,
             f"{run.recipe.train.n_steps:,}",
             run.recipe.hookpoint,
+            size_text(memory[tuple(run.rows)]),
             "; ".join(loaded.suite.label(name) for name in run.rows),
         )
         for run in runs
     ]
     data = [
-        {"folder": run.folder, "steps": run.recipe.train.n_steps, "rows": list(run.rows)}
+        {
+            "folder": run.folder,
+            "steps": run.recipe.train.n_steps,
+            "memory_bytes": memory[tuple(run.rows)],
+            "rows": list(run.rows),
+        }
         for run in runs
     ]
-    text = table(("run", "steps", "hookpoint", "trains together"), rows)
+    text = table(("run", "steps", "hookpoint", "memory", "trains together"), rows)
     output.result({"name": loaded.name, "runs": data}, text, str(len(runs)))
