@@ -6,7 +6,7 @@ HSAEError                1   unexpected
 ├── DeniedError          4   gated, private, no token
 ├── MisfitError          5   the SAE and the model do not belong together
 ├── CorruptError         6   wrong bytes, truncated, not a number, unknown format version
-├── ResourceError        7   no such device, out of memory or disk
+├── ResourceError        7   no such device or optional package, out of memory or disk
 ├── NetworkError         8   unreachable, or offline and not in the cache
 ├── CheckFailedError     9   a verification that ran and failed
 ├── ConflictError       10   somebody else changed it first, or is using it
@@ -92,7 +92,7 @@ class CorruptError(HSAEError):
 
 
 class ResourceError(HSAEError):
-    """Raised when a device is missing or memory or disk would not suffice, before they are taken."""
+    """Raised when a device or optional package is missing or memory or disk would not suffice, before work begins."""
 
     code = 7
     kind = "resource"

@@ -49,6 +49,14 @@ def train(
         ),
     ] = None,
     device: Device = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log",
+            metavar="tensorboard|wandb",
+            help="Send the metrics there too; repeatable. Each is an extra of the package.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe, say what it will take, and stop.")
     ] = False,
@@ -65,6 +73,7 @@ def train(
       hsae train gemma2-tiny-en/l3_hsae
       hsae train mine.yaml --set train.lr=1e-3 --set sae.k=32 --out runs/k32
       hsae train gemma2-tiny-en/l3_hsae --text 'books/*.txt'
+      hsae train mine.yaml --log tensorboard
       hsae train --resume runs/k32
     """
     from hsae_hub.cli.recipes import check
@@ -83,6 +92,7 @@ def train(
             folder,
             resume="never" if resume == "never" else "auto",
             device=device,
+            log=log or (),
             on_event=lambda event: show_event(event, bars),
         )
     data = {

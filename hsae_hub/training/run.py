@@ -7,6 +7,8 @@ import logging
 import shutil
 import signal
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +39,7 @@ from hsae_hub.training.folder import (
     write_environment,
 )
 from hsae_hub.training.lock import only_run_in
+from hsae_hub.training.loggers import Write, check_loggers, open_loggers
 from hsae_hub.training.signals import StopSignals
 from hsae_hub.training.stats import latent_tables
 from hsae_hub.training.trainer import Trainer
@@ -67,6 +70,7 @@ def train(
     *,
     resume: Literal["auto", "never"] = "auto",
     device: str | None = None,
+    log: Sequence[str] = (),
     on_event: OnEvent | None = None,
 ) -> TrainResult:
     """Trains a recipe's SAE into a folder, and its other ones, on the same batches, into folders in it.
@@ -78,20 +82,23 @@ def train(
     Raises:
         UsageError: the folder holds something else or another recipe's run, or the text is too little.
         ConflictError: another process is training into the folder.
+        ResourceError: a logger's package is not installed.
         MisfitError: the SAE's width is not the model's, or there is no such place in the model.
         CorruptError: the text is not the one that the run began with.
         DivergedError: a loss, gradient or weight is not finite; the last good checkpoint stays.
         InterruptedRun: a signal came; its `fix` is the command that resumes.
     """
     out = Path(out)
+    check_loggers(log)
     run = _Run(loaded, out, on_event or (lambda event: None))
     check_folder(out, loaded, resume)
     if (out / SUMMARY).is_file():
         run.say(0, "this run is finished already")
         return run.result(None, device)
-    with only_run_in(out), StopSignals() as stop:
+    with only_run_in(out), StopSignals() as stop, ExitStack() as stack:
         check_folder(out, loaded, resume)  # again: somebody may have been faster
         open_folder(out, loaded)
+        run.log = stack.enter_context(open_loggers(log, out, loaded.recipe))
         stop.at_once = lambda number: run.interrupted(number, "before its first step")
         trainer, resumed_from = run.prepare(device)
         stop.at_once = None
@@ -108,6 +115,7 @@ class _Run:
         self.out = out
         self.tell = tell
         self.environment: dict[str, Any] = {}
+        self.log: Write = lambda line: None
 
     def say(self, step: int, message: str) -> None:
         _log.info(message)
@@ -174,6 +182,7 @@ class _Run:
                 line = trainer.advance()
                 if line is not None:
                     metrics.write(json.dumps(line) + "\n")
+                    self.log(line)
                 self.tell(Event("train", trainer.step, n_steps, line))
                 due = trainer.step % self.recipe.train.checkpoint_every == 0
                 if due or trainer.done or stop.received is not None:
