@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,7 +37,13 @@ TINY: dict[str, dict[str, Any]] = {
 }
 """Smallest sensible settings; an architecture without an entry fails the first test."""
 
+BOTH = ("standardize", True)
 every = pytest.mark.parametrize("name", list_architectures())
+normalizing = pytest.mark.parametrize(
+    ("normalize", "whiten"),
+    [(way, whiten) for way in NORMALIZE for whiten in (False, True) if (way, whiten) != BOTH],
+)
+"""Every way of normalising, after whitening too."""
 
 
 def tiny(name: str, **settings: Any) -> SAE[Any]:
@@ -46,6 +53,21 @@ def tiny(name: str, **settings: Any) -> SAE[Any]:
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
             parameter.add_(0.1 * noise)
     return sae
+
+
+def white_and_back(sample: torch.Tensor) -> tuple[Any, Any]:
+    """Whitening by the singular values of a sample, and its inverse."""
+    mean = sample.double().numpy().mean(0)
+    _, singular, axes = np.linalg.svd(sample.double().numpy() - mean, full_matrices=False)
+    root = axes.T @ np.diag(singular / np.sqrt(len(sample) - 1)) @ axes
+
+    def white(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy((x.double().numpy() - mean) @ np.linalg.inv(root)).to(x.dtype)
+
+    def back(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(x.detach().double().numpy() @ root + mean).to(x.dtype)
+
+    return white, back
 
 
 def batch(seed: int = 0, rows: int = 32) -> torch.Tensor:
@@ -102,10 +124,13 @@ def test_no_tokens_give_no_acts(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("normalize", NORMALIZE)
-def test_raw_in_raw_out(name: str, normalize: str) -> None:
-    sae, x = tiny(name, normalize=normalize), batch() + 3
-    sae.fit_normalization(x)
+@normalizing
+def test_raw_in_raw_out(name: str, normalize: str, whiten: bool) -> None:
+    raw = batch() @ torch.diag(torch.logspace(-1, 1, 8)) + 3
+    sae = tiny(name, normalize=normalize, whiten=whiten)
+    sae.fit_normalization(raw)
+    to_white, back = white_and_back(raw) if whiten else (lambda a: a, lambda a: a)
+    x = to_white(raw)
     plain = tiny(name, normalize="none")
     plain.load_state_dict(sae.state_dict(), strict=False)
     mean, std = x.mean(0), x.std(0)
@@ -118,13 +143,13 @@ def test_raw_in_raw_out(name: str, normalize: str) -> None:
         "standardize": lambda f: f((x - mean) / std) * std + mean,
         "mean_norm": lambda f: f(x / norms.mean() * 8**0.5) * norms.mean() / 8**0.5,
     }[normalize](lambda unit: plain(unit).sae_out)
-    torch.testing.assert_close(sae(x).sae_out, undone, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(sae(raw).sae_out, back(undone), rtol=1e-3, atol=3e-3)
 
 
 @every
-@pytest.mark.parametrize("normalize", NORMALIZE)
-def test_the_dense_flat_view_gives_the_forward(name: str, normalize: str) -> None:
-    sae, x = tiny(name, normalize=normalize), batch()
+@normalizing
+def test_the_dense_flat_view_gives_the_forward(name: str, normalize: str, whiten: bool) -> None:
+    sae, x = tiny(name, normalize=normalize, whiten=whiten), batch()
     sae.fit_normalization(x)
     acts = sae.encode(x)
     rows = sae.decoder_rows(torch.arange(sae.d_sae))
@@ -179,6 +204,42 @@ def test_latents_are_named_by_parent_and_child() -> None:
 def test_a_latent_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(NotFoundError, match="no latent"):
         TreeShape(4, 3).index_of(name)
+
+
+@pytest.mark.parametrize("rows", [300, 5])
+def test_whitening_agrees_with_numpy(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 8, generator=generator, dtype=torch.float64)
+    x = x @ torch.randn(8, 8, generator=generator, dtype=torch.float64) + 3
+    sae = build({"architecture": "topk", "d_in": 8, "d_sae": 9, "k": 2, "whiten": True}).double()
+    sae.fit_normalization(x)
+    white, scale, shift = sae.normalize(x)
+    numbers = x.numpy()
+    covariance = np.cov(numbers, rowvar=False)
+    values, vectors = np.linalg.eigh(covariance)
+    floored = np.maximum(values, 1e-6 * values.max())  # 5 rows vary in 4 directions of 8
+    inverse_root = vectors @ np.diag(floored**-0.5) @ vectors.T
+    expected = (numbers - numbers.mean(0)) @ inverse_root
+    np.testing.assert_allclose(white.numpy(), expected, rtol=1e-6, atol=1e-6)
+    if rows > 8:
+        np.testing.assert_allclose(np.cov(white.numpy(), rowvar=False), np.eye(8), atol=1e-6)
+    weights = {name: value.numpy() for name, value in sae.weights().items()}
+    product = weights["norm_whiten"] @ weights["norm_unwhiten"]
+    np.testing.assert_allclose(product, np.eye(8), atol=1e-6)
+    square = weights["norm_unwhiten"] @ weights["norm_unwhiten"]
+    np.testing.assert_allclose(square, covariance, atol=2e-6 * values.max())
+    assert torch.equal(scale, torch.ones(rows)) and not shift.any()
+
+
+def test_what_is_not_finite_whitens_to_no_number() -> None:
+    sae = tiny("topk", whiten=True)
+    sae.fit_normalization(batch() * torch.inf)
+    assert bool(sae(batch()).sae_out.isnan().all())
+
+
+def test_whitening_and_standardizing_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match="both set mean and std"):
+        tiny("topk", whiten=True, normalize="standardize")
 
 
 def test_unknown_names_and_keys_are_refused_with_the_nearest() -> None:

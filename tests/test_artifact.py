@@ -78,6 +78,19 @@ def test_a_round_trip_through_disk_is_exact(name: str, dtype: torch.dtype, tmp_p
     assert not any(p.requires_grad for p in loaded.parameters()) and not loaded.training
 
 
+def test_whitening_is_saved_with_the_weights(tmp_path: Path) -> None:
+    sae, x = tiny("hsae", whiten=True), 4 * torch.randn(40, 8) + 1
+    sae.fit_normalization(x)
+    save_sae(sae, tmp_path)
+    loaded = read_artifact(tmp_path).sae
+    assert torch.equal(loaded(x).sae_out, sae(x).sae_out)
+    tensors = load_file(tmp_path / WEIGHTS)
+    assert tensors["norm_whiten"].shape == tensors["norm_unwhiten"].shape == (8, 8)
+    rewrite_weights(tmp_path, {k: v for k, v in tensors.items() if k != "norm_whiten"})
+    with pytest.raises(CorruptError, match="lacks tensor 'norm_whiten'"):
+        read_artifact(tmp_path)
+
+
 def test_everything_known_comes_back(tmp_path: Path) -> None:
     save_full(tmp_path)
     sae, config, stats = read_artifact(tmp_path, ref="org/name")

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, PositiveInt
+from pydantic import BaseModel, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hsae_hub.architectures.latents import Acts, TreeShape
-from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows
+from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows, whitening
 
 NORM_EPS = 1e-6
 """Added to a token's norm before dividing, as in Muchane et al.'s code: a zero vector stays zero."""
@@ -38,6 +38,17 @@ class SAEConfig(BaseModel, frozen=True, extra="forbid"):
     """Width of the activations."""
     normalize: Normalize = "none"
     """What is done to a token's activation before encoding; undone after decoding (see `NORMALIZE`)."""
+    whiten: bool = False
+    """Whether activations are whitened before that: (x - mean) Σ^(-1/2), with the covariance Σ of a sample. On rows of
+    an unembedding it is the causal inner product (Muchane et al. 2025, appendix B.1)."""
+
+    @model_validator(mode="after")
+    def _one_mean(self) -> SAEConfig:
+        if self.whiten and self.normalize == "standardize":
+            raise ValueError(
+                "whiten and normalize: standardize both set mean and std; leave one out"
+            )
+        return self
 
     def shape(self) -> TreeShape:
         """How many parents and children there are."""
@@ -62,7 +73,7 @@ class TrainStep(NamedTuple):
 
 
 C = TypeVar("C", bound=SAEConfig)
-_CONSTANTS = ("norm_mean", "norm_std", "norm_scale")
+_CONSTANTS = ("norm_mean", "norm_std", "norm_scale", "norm_whiten", "norm_unwhiten")
 
 
 class SAE(nn.Module, ABC, Generic[C]):
@@ -86,6 +97,10 @@ class SAE(nn.Module, ABC, Generic[C]):
     norm_mean: Float[Tensor, " d_in"] | None
     norm_std: Float[Tensor, " d_in"] | None
     norm_scale: Float[Tensor, ""] | None
+    norm_whiten: Float[Tensor, "d_in d_in"] | None
+    """Σ^(-1/2); a row vector is multiplied by it from the right."""
+    norm_unwhiten: Float[Tensor, "d_in d_in"] | None
+    """Σ^(1/2)."""
     info: Any = None
     """Where a loaded SAE came from (`artifact.ArtifactInfo`); None for one that was just built."""
 
@@ -102,6 +117,10 @@ class SAE(nn.Module, ABC, Generic[C]):
             constants["norm_std"] = torch.ones(config.d_in)
         elif config.normalize == "mean_norm":
             constants["norm_scale"] = torch.ones(())
+        if config.whiten:
+            constants["norm_mean"] = torch.zeros(config.d_in)
+            constants["norm_whiten"] = torch.eye(config.d_in)
+            constants["norm_unwhiten"] = torch.eye(config.d_in)
         for name, value in constants.items():
             self.register_buffer(name, value)
 
@@ -156,7 +175,7 @@ class SAE(nn.Module, ABC, Generic[C]):
     @property
     def needs_sample(self) -> bool:
         """Whether normalising takes constants that come from a sample of activations."""
-        return self.norm_std is not None or self.norm_scale is not None
+        return any(getattr(self, name) is not None for name in _CONSTANTS)
 
     @torch.no_grad()
     def fit_normalization(self, x: Float[Tensor, "sample d_in"]) -> None:
@@ -164,8 +183,13 @@ class SAE(nn.Module, ABC, Generic[C]):
         if self.norm_mean is not None and self.norm_std is not None:
             self.norm_mean.copy_(x.double().mean(0))
             self.norm_std.copy_(x.double().std(0).clamp_min(NORM_EPS))
+        if self.config.whiten:
+            found = whitening(x)
+            for name, value in zip(("mean", "whiten", "unwhiten"), found, strict=True):
+                getattr(self, f"norm_{name}").copy_(value)
         if self.norm_scale is not None:
-            norms: Tensor = torch.linalg.vector_norm(x.double(), dim=-1)
+            shared = self._centred(x.to(self.dtype))
+            norms: Tensor = torch.linalg.vector_norm(shared.double(), dim=-1)
             self.norm_scale.copy_(norms.mean() / self.d_in**0.5 + NORM_EPS)
 
     def reset_counters(self) -> None:
@@ -190,20 +214,34 @@ class SAE(nn.Module, ABC, Generic[C]):
         flat = self.sum_rows(acts.values.reshape(-1, slots), acts.indices.reshape(-1, slots))
         if self.b_dec is not None:
             flat = flat + acts.scale.reshape(-1, 1) * self.b_dec
-        if self.norm_mean is not None and self.norm_std is not None:
-            flat = flat * self.norm_std + self.norm_mean
-        return (flat + acts.shift.reshape(-1, 1)).reshape(*batch, self.d_in)
+        flat = self._stretched(flat + acts.shift.reshape(-1, 1))
+        if self.norm_mean is not None:
+            flat = flat + self.norm_mean
+        return flat.reshape(*batch, self.d_in)
 
     def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         """Decoder directions by flat index: an act times its row is what the latent adds to the reconstruction."""
-        rows = self.rows(indices)
+        return self._stretched(self.rows(indices))
+
+    def _stretched(self, rows: Float[Tensor, "*i d_in"]) -> Float[Tensor, "*i d_in"]:
+        """Normalised coordinates as raw ones, without the mean."""
+        if self.norm_unwhiten is not None:
+            return rows @ self.norm_unwhiten
         return rows if self.norm_std is None else rows * self.norm_std
+
+    def _centred(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        """Raw activations in the coordinates that all tokens share: standardised, white, or as they are."""
+        if self.norm_mean is not None:
+            x = x - self.norm_mean
+        if self.norm_std is not None:
+            x = x / self.norm_std
+        return x if self.norm_whiten is None else x @ self.norm_whiten
 
     def normalize(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch d_in"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Raw activations as they are encoded, and the scale and shift of `Acts` that undo it."""
-        x = x.to(self.dtype)
+        x = self._centred(x.to(self.dtype))
         scale, shift = x.new_ones(len(x)), x.new_zeros(len(x))
         if self.config.normalize == "unit_norm":
             scale = torch.linalg.vector_norm(x, dim=-1) + NORM_EPS
@@ -212,8 +250,6 @@ class SAE(nn.Module, ABC, Generic[C]):
             scale = ((x - shift[:, None]).square().mean(-1) + LAYER_NORM_EPS).sqrt()
         elif self.norm_scale is not None:
             scale = self.norm_scale.expand(len(x))
-        elif self.norm_mean is not None and self.norm_std is not None:
-            return (x - self.norm_mean) / self.norm_std, scale, shift
         return (x - shift[:, None]) / scale[:, None], scale, shift
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
