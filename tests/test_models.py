@@ -176,6 +176,9 @@ def test_too_little_memory_is_refused_before_it_is_taken(monkeypatch: pytest.Mon
         ("model.layers.3.mlp", "layers.3.mlp", "output"),
         ("model.layers.3.self_attn.o_proj.input", "layers.3.self_attn.o_proj", "input"),
         ("model.norm", "model.norm", "output"),
+        ("lm_head.weight", "lm_head", "weight"),
+        ("model.embed_tokens.weight", "model.embed_tokens", "weight"),
+        ("model.layers.3.mlp.gate_proj.weight", "layers.3.mlp.gate_proj", "weight"),
     ],
 )
 def test_every_spelling_of_a_place_is_read(text: str | int, path: str, side: str) -> None:
@@ -183,7 +186,9 @@ def test_every_spelling_of_a_place_is_read(text: str | int, path: str, side: str
     assert Hookpoint.parse(str(Hookpoint.parse(text))) == (path, side)
 
 
-@pytest.mark.parametrize("text", ["", "model..layers", "blocks.3.hook_z", "layer three", "-1"])
+@pytest.mark.parametrize(
+    "text", ["", "model..layers", "blocks.3.hook_z", "layer three", "-1", "3.weight"]
+)
 def test_what_is_no_place_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="names no place"):
         Hookpoint.parse(text)
@@ -241,6 +246,34 @@ def test_what_is_read_is_what_transformers_gives(
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(found[real], out.hidden_states[index][real], rtol=0, atol=0)
     assert hooks_on(lm.hf) == 0
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "llama"])
+def test_the_weight_of_an_embedding_gives_each_token_its_row(
+    family: str, lm: LanguageModel
+) -> None:
+    other = lm if family == "gemma2" else LanguageModel(tiny(family), lm.tokenizer, family)
+    ids = torch.tensor([[5, 6, 5], [9, 8, 7]])
+    mask = torch.ones_like(ids)
+    inputs = {"gpt2": "transformer.wte"}.get(family, "model.embed_tokens")
+    d_model = other.d_model
+    unembedding = Hookpoint.parse("lm_head.weight")
+    assert Hookpoint.from_config(unembedding.config(other)) == unembedding
+    assert unembedding.config(other).path == "lm_head" and unembedding.width(other) == d_model
+    rows = read_activations(other, unembedding, ids, mask)
+    x = torch.randn(3, d_model, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = other.hf.lm_head(x)
+    torch.testing.assert_close((rows @ x.T)[1, 0], logits[:, 9])
+    embedded = read_activations(other, Hookpoint.parse(f"{inputs}.weight"), ids, mask)
+    assert torch.equal(embedded, other.hf.get_input_embeddings().weight[ids])
+
+
+@pytest.mark.parametrize("place", ["layers.3.weight", "layers.3.mlp.gate_proj.weight"])
+def test_a_weight_without_a_row_a_token_is_refused(place: str, lm: LanguageModel) -> None:
+    with pytest.raises(MisfitError, match="has no row for each token") as caught:
+        Hookpoint.parse(place).config(lm)
+    assert "lm_head.weight" in caught.value.fix and "model.embed_tokens.weight" in caught.value.fix
 
 
 def test_padding_changes_nothing(lm: LanguageModel, batch: dict[str, torch.Tensor]) -> None:

@@ -33,10 +33,13 @@ def test_the_header_of_a_shipped_recipe(name):
 @pytest.mark.parametrize("name", list_recipes())
 def test_the_name_of_a_shipped_recipe_is_its_model_layer_and_architecture(name):
     model, _, rest = name.partition("/")
-    layer, _, variant = rest.partition("_")
+    layer, _, variant = rest.replace("lm_head_", "head_").partition("_")
     recipe = load_recipe(name).recipe
     assert recipe.model.id.removeprefix("google/") == model
-    assert recipe.hookpoint == f"model.layers.{layer.removeprefix('l')}"
+    if layer == "head":
+        assert recipe.hookpoint == "lm_head.weight"
+    else:
+        assert recipe.hookpoint == f"model.layers.{layer.removeprefix('l')}"
     assert variant.split("-")[0] == recipe.sae.architecture
     assert variant == variant.lower()
 

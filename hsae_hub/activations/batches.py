@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig
+from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig, VocabularyConfig
 
 
 class Origin(NamedTuple):
@@ -16,7 +16,10 @@ class Origin(NamedTuple):
 
     model: ModelConfig
     hookpoint: HookpointConfig
-    tokens: TokensConfig
+    data: list[str]
+    """One line a source."""
+    tokens: TokensConfig | None = None
+    vocabulary: VocabularyConfig | None = None
 
 
 class StreamState(NamedTuple):
@@ -28,14 +31,21 @@ class StreamState(NamedTuple):
 
 @runtime_checkable
 class Batches(Protocol):
-    """Shuffled batches of raw activations, without end; the same seeds give the same batches on the same machine."""
+    """Shuffled batches of raw activations, or of an embedding's rows, without end.
+
+    The same seeds give the same batches on the same machine.
+    """
 
     d_in: int
-    origin: Origin
     tokens: int
     """Activations handed out so far, repeats counted."""
     wait_seconds: float
     """Time that was spent on waiting for activations."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where they come from."""
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -44,6 +54,14 @@ class Batches(Protocol):
 
     def fill(self) -> None:
         """Makes the next batch ready.
+
+        Raises:
+            UsageError: there is nothing to train on, or less than one batch.
+        """
+        ...
+
+    def norm_sample(self) -> Float[Tensor, "sample d_in"]:
+        """What the constants of normalising are fitted to, asked for once and before the first batch.
 
         Raises:
             UsageError: there is nothing to train on, or less than one batch.

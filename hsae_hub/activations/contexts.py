@@ -14,7 +14,7 @@ from hsae_hub.activations.sampling import sample_contexts
 from hsae_hub.models import LanguageModel
 from hsae_hub.recipes import DataConfig, DataSource
 
-OnProgress = Callable[[Literal["sample", "fill"], int, int], None]
+OnProgress = Callable[[Literal["sample", "fill", "count"], int, int], None]
 """Told what is being prepared, how much of it is done, and of how much."""
 
 

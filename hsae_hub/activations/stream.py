@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -16,6 +17,9 @@ from hsae_hub.artifact import ModelConfig, TokensConfig
 from hsae_hub.errors import UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, read_activations, tokenizer_sha256
 from hsae_hub.recipes import DataConfig
+
+NORM_SAMPLE = 10_000
+"""Activations that the constants of normalising come from (10k tokens in the HierarchicalSAE paper)."""
 
 
 def pad_contexts(
@@ -42,6 +46,7 @@ def origin_of(lm: LanguageModel, hookpoint: Hookpoint, data: DataConfig) -> Orig
             tokenizer_sha256=tokenizer_sha256(lm.tokenizer),
         ),
         hookpoint.config(lm),
+        [source.describe() for source in data.train],
         TokensConfig(
             context_length=data.context_length,
             bos=data.bos and lm.tokenizer.bos_token_id is not None,
@@ -112,6 +117,15 @@ class ActivationStream:
             self._write(self._order[: self._at])
             self._shuffle()
         self.wait_seconds += time.perf_counter() - started
+
+    def norm_sample(self) -> Float[Tensor, "sample d_in"]:
+        """The next `NORM_SAMPLE` activations, rounded up to whole batches.
+
+        Raises:
+            UsageError: there is no text, or less of it than one batch.
+        """
+        batches = range(math.ceil(NORM_SAMPLE / self.batch_size))
+        return torch.cat([self.next_batch() for _ in batches])
 
     def next_batch(self) -> Float[Tensor, "batch d_in"]:
         """The next `batch_size` activations, on the language model's device, in the type it runs in.

@@ -7,6 +7,7 @@ from hsae_hub.artifact.config import HookpointConfig as HookpointConfig
 from hsae_hub.artifact.config import ModelConfig as ModelConfig
 from hsae_hub.artifact.config import TokensConfig as TokensConfig
 from hsae_hub.artifact.config import TrainingConfig as TrainingConfig
+from hsae_hub.artifact.config import VocabularyConfig as VocabularyConfig
 from hsae_hub.artifact.config import config_schema as config_schema
 from hsae_hub.artifact.files import CONFIG as CONFIG
 from hsae_hub.artifact.files import STATS as STATS

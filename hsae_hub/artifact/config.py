@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+)
 
 from hsae_hub.architectures import SAEConfig, architecture, list_architectures, parse_config
 from hsae_hub.errors import CorruptError, UsageError
@@ -22,12 +30,12 @@ class _Part(BaseModel):
 
 
 class HookpointConfig(_Part):
-    """The one place of the language model whose activations the SAE reads."""
+    """The one place of the language model whose activations, or whose rows, the SAE reads."""
 
     path: str
     """Module path in transformers, such as `model.layers.20`."""
-    side: Literal["input", "output"] = "output"
-    """Whether the module's input or its output is read."""
+    side: Literal["input", "output", "weight"] = "output"
+    """Whether the module's input, its output or, of an embedding, the rows of its weight are read."""
     transformer_lens: str | None = None
     """TransformerLens' name of the same place, such as `blocks.20.hook_resid_post`."""
     hidden_states: int | None = None
@@ -56,6 +64,23 @@ class TokensConfig(_Part):
     """Whether activations of special tokens (BOS, EOS, padding) were left out."""
 
 
+class VocabularyConfig(_Part):
+    """Which rows of an embedding the SAE was made for; special tokens and rows without a token are in none of them."""
+
+    total: PositiveInt
+    """Rows of the weight."""
+    trained: PositiveInt
+    """Rows that it was trained on."""
+    heldout: NonNegativeInt
+    """Rows that were held out, chosen by a hash of their tokens."""
+    heldout_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """Their expected share."""
+    min_count: NonNegativeInt
+    """How often a token had to occur in the text; rarer ones were left out."""
+    counted_tokens: NonNegativeInt
+    """Tokens of text in which they were counted."""
+
+
 class TrainingConfig(_Part):
     """Where the weights come from."""
 
@@ -63,7 +88,7 @@ class TrainingConfig(_Part):
     seed: int
     steps: int
     tokens: int
-    """Activations seen, repeats counted."""
+    """Activations or rows seen, repeats counted."""
     data: list[str]
     """One line a source."""
     written_by: str
@@ -87,6 +112,9 @@ class ArtifactConfig(_Part):
     model: ModelConfig | None = None
     hookpoint: HookpointConfig | None = None
     tokens: TokensConfig | None = None
+    """For an SAE of activations."""
+    vocabulary: VocabularyConfig | None = None
+    """For an SAE of an embedding's rows."""
     training: TrainingConfig | None = None
     baseline: str | None = None
     """Folder, relative to this one, of a flat SAE trained on the same batches."""

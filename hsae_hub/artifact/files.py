@@ -21,6 +21,7 @@ from hsae_hub.artifact.config import (
     ModelConfig,
     TokensConfig,
     TrainingConfig,
+    VocabularyConfig,
 )
 from hsae_hub.errors import CorruptError
 
@@ -74,6 +75,7 @@ def save_sae(
     model: ModelConfig | None = None,
     hookpoint: HookpointConfig | None = None,
     tokens: TokensConfig | None = None,
+    vocabulary: VocabularyConfig | None = None,
     training: TrainingConfig | None = None,
     baseline: str | None = None,
     stats: LatentTable | None = None,
@@ -105,6 +107,7 @@ def save_sae(
         model=model,
         hookpoint=hookpoint,
         tokens=tokens,
+        vocabulary=vocabulary,
         training=training,
         baseline=baseline,
         files={name: file_info(folder / name) for name in names},

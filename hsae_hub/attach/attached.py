@@ -90,6 +90,8 @@ class Attached:
     def decompose(self, text: str, top: int | None = None, *, runner_ups: int = 0) -> Decomposition:
         """Takes a text apart, as the model reads it without any intervention.
 
+        An SAE of an embedding takes each token's row apart, which is the same in every text.
+
         `top` keeps each token's parents with the strongest acts; `runner_ups` shows so many children beside the kept
         one.
 
@@ -121,9 +123,11 @@ class Attached:
         `relative` alone. All edits of one block read the same activations.
 
         Raises:
-            UsageError: an edit cannot be read, or its feature is dead or was never measured.
+            UsageError: an edit cannot be read, its feature is dead or was never measured, or the SAE is one of an
+                embedding's rows.
             NotFoundError: the SAE has no such feature.
         """
+        self._check_intervenes()
         info = self.sae.info
         stats = info.stats if isinstance(info, ArtifactInfo) else None
         with self._using(
@@ -133,7 +137,12 @@ class Attached:
 
     @contextmanager
     def splice(self, *, error_term: bool = False) -> Iterator[Spliced]:
-        """Puts the reconstruction in the residual's place inside the block, with or without the error added to it."""
+        """Puts the reconstruction in the residual's place inside the block, with or without the error added to it.
+
+        Raises:
+            UsageError: the SAE is one of an embedding's rows.
+        """
+        self._check_intervenes()
         splice = Splice(self.sae, error_term)
         with self._using(splice):
             yield Spliced(self, splice)
@@ -177,6 +186,14 @@ class Attached:
             seed=seed,
         )
         return texts[0] if isinstance(prompt, str) else texts
+
+    def _check_intervenes(self) -> None:
+        if self.hookpoint.side == "weight":
+            raise UsageError(
+                f"this SAE reads the rows of {self._place}; there are no activations to steer or splice",
+                why="rows of an embedding are the same in every text",
+                fix="decompose shows the rows of a text's tokens",
+            )
 
     def _sae_name(self) -> str:
         if isinstance(self.sae.info, ArtifactInfo):
@@ -248,10 +265,12 @@ def splice_losses(
     """`Spliced.loss` of several SAEs attached to one place of one model; what no SAE has a part in is run once.
 
     Raises:
-        UsageError: nothing to measure on, a text longer than the model can read, or SAEs of several places.
+        UsageError: nothing to measure on, a text longer than the model can read, or SAEs of several places or of an
+            embedding.
     """
     first = next(iter(several.values()))
     for each in several.values():
+        each._check_intervenes()
         if each.lm is not first.lm or each.hookpoint != first.hookpoint:
             raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
     return measure_losses(

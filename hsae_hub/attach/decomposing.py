@@ -39,7 +39,7 @@ class Feature:
     id: str
     """`4121` for a parent, `4121/3` for its child."""
     act: float
-    """In the units of the residual."""
+    """The multiple of its decoder row that it adds; rows of length 1 make it the units of the residual."""
     share: float
     """`⟨c_j, x̂⟩ / ‖x̂‖²` of its own term: a token's shares, children's and bias's too, sum to 1; some are negative."""
     leave_one_out: float
@@ -236,9 +236,9 @@ def _tree(found: Decomposition) -> Tree:
         subtitle=f"{found.model} · {found.hookpoint} · {found.sae}",
         columns=("act", "share", "without"),
         blocks=tuple(_block(token, strongest) for token in found.tokens),
-        footnote="act: in the units of the residual. share: of the reconstruction x̂, ⟨c,x̂⟩/‖x̂‖²; a token's shares "
-        "sum to 1. without: change of the explained part, 1−‖x−x̂‖²/‖x‖², if it is left out, a parent with its "
-        "child.",
+        footnote="act: how much of its decoder row a feature adds. share: of the reconstruction x̂, ⟨c,x̂⟩/‖x̂‖²; a "
+        "token's shares sum to 1. without: change of the explained part, 1−‖x−x̂‖²/‖x‖², if it is left out, a parent "
+        "with its child.",
     )
 
 

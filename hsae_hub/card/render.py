@@ -72,9 +72,10 @@ def render_card(
         ref=repo or f"./{name}",
         model_id=model.id if model else "the language model it was trained on",
         d_in=run.config.sae.d_in,
+        is_of_rows=run.is_of_rows,
         reads=sections.reads(run.config),
         input=sections.input(run.config),
-        metrics=sections.metrics(measured, flat),
+        metrics=sections.metrics(measured, flat, is_of_rows=run.is_of_rows),
         measured_on=sections.measured_on(run),
         command=str(run.core.get("command") or "not recorded"),
         has_baseline=bool(flat),
@@ -113,13 +114,14 @@ def _index(run: Run, name: str, measured: dict[str, float]) -> dict[str, Any]:
         for key in wanted
         if key in measured
     ]
-    held_out = f"{sections.count(run.core.get('tokens'))} held-out tokens"
+    read, kind, unit = ("rows",) * 3 if run.is_of_rows else ("activations", "text", "tokens")
+    held_out = f"{sections.count(run.core.get('tokens'))} held-out {unit}"
     return {
         "name": name,
         "results": [
             {
-                "task": {"type": "feature-extraction", "name": "Reconstruction of activations"},
-                "dataset": {"type": "held-out-text", "name": held_out},
+                "task": {"type": "feature-extraction", "name": f"Reconstruction of {read}"},
+                "dataset": {"type": f"held-out-{kind}", "name": held_out},
                 "metrics": metrics,
             }
         ],

@@ -64,6 +64,11 @@ class Run:
         """Whether it belongs to the embedded model."""
         return self.config.model is not None and self.config.model.id == EMBEDDED_MODEL
 
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether it reads the rows of an embedding."""
+        return self.config.hookpoint is not None and self.config.hookpoint.side == "weight"
+
     def metrics(self, name: str) -> dict[str, float]:
         """What was measured of the `sae` or the `baseline`."""
         found = dict_of(dict_of(self.core.get("saes")).get(name))

@@ -6,24 +6,35 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from hsae_hub.architectures import architecture
+from hsae_hub.architectures.base import NORMALIZE
 from hsae_hub.artifact import ArtifactConfig
 from hsae_hub.assets import EMBEDDED_MODEL
 from hsae_hub.card.run import Run, dict_of
 
 _MEANINGS = {
     "explained_variance": "1 - sum of squared errors / variance about the mean; 1 is perfect",
+    "explained_variance_whitened": "the same where the rows seen are white: by the causal inner product",
+    "seen_tokens": "rows it was trained on",
+    "seen_explained_variance": "explained variance of the rows it was trained on",
+    "seen_explained_variance_whitened": "the same where they are white",
     "mse": "squared error of a token, summed over the width",
     "cosine": "mean cosine between activation and reconstruction",
     "l0": "non-zero latents a token",
     "l0_parents": "non-zero parents a token",
     "l0_children": "non-zero children a token",
     "dead_latents": "latents that were zero on every one of these tokens",
+    "dead_parents": "parents among them",
     "ce_clean": "cross-entropy of the language model in nats, untouched",
     "ce_spliced": "the same with the reconstruction in the activation's place",
     "ce_zero": "the same with zeros in its place",
     "ce_mean": "the same with the mean activation in its place",
     "ce_score": "(ce_zero - ce_spliced) / (ce_zero - ce_clean); 1 loses nothing",
     "kl": "mean KL of the next-token distribution, clean from spliced, in nats",
+}
+_OF_ROWS = {
+    "mse": "squared error of a row, summed over the width",
+    "cosine": "mean cosine between row and reconstruction",
+    "dead_latents": "latents that were zero on every row, those it was trained on included",
 }
 _SOFTWARE = """@software{hsae_hub,
   title = {hsae-hub: hierarchical sparse autoencoders, trained, published and attached},
@@ -90,7 +101,8 @@ def reads(config: ArtifactConfig) -> Rows:
         if model.tokenizer_sha256:
             rows.append(("sha256 of its tokenizer", model.tokenizer_sha256))
     if hookpoint is not None:
-        rows.append(("module in transformers", f"{hookpoint.path}, its {hookpoint.side}"))
+        part = "weight, row by row" if hookpoint.side == "weight" else hookpoint.side
+        rows.append(("module in transformers", f"{hookpoint.path}, its {part}"))
         rows.append(("name in TransformerLens", hookpoint.transformer_lens or "none"))
         index = hookpoint.hidden_states
         rows.append(("index in hidden_states", "none" if index is None else str(index)))
@@ -99,21 +111,30 @@ def reads(config: ArtifactConfig) -> Rows:
         rows.append(("BOS", "every context begins with it" if tokens.bos else "not used"))
         left_out = "left out of training" if tokens.skip_special else "trained on like others"
         rows.append(("special tokens", left_out))
+    vocabulary = config.vocabulary
+    if vocabulary is not None:
+        kept = f"{vocabulary.trained:,} trained on, {vocabulary.heldout:,} held out"
+        rows.append(("rows", f"{vocabulary.total:,}: {kept}, the rest left out"))
     return rows
 
 
 def input(config: ArtifactConfig) -> str:
-    """What is done to them first; follows `raw activation`."""
-    if config.sae.normalize == "unit_norm":
-        return (
-            "; the SAE divides each token by its norm and multiplies acts and reconstruction back."
-            " Do not scale it yourself."
-        )
-    return "; nothing is scaled."
+    """What is done to them first; follows `raw activation` or `raw row`."""
+    steps = ["(x - mean) Σ^(-1/2), Σ the covariance of a sample"] if config.sae.whiten else []
+    if config.sae.normalize != "none":
+        steps.append(NORMALIZE[config.sae.normalize])
+    if not steps:
+        return "; nothing is scaled."
+    return (
+        f"; the SAE takes {', then '.join(steps)}, and undoes it after decoding. Do not scale it."
+    )
 
 
-def metrics(measured: dict[str, float], flat: dict[str, float]) -> list[Metric]:
+def metrics(
+    measured: dict[str, float], flat: dict[str, float], *, is_of_rows: bool
+) -> list[Metric]:
     """What was measured, in the order of `_MEANINGS`."""
+    meanings = {**_MEANINGS, **(_OF_ROWS if is_of_rows else {})}
     names = [name for name in _MEANINGS if name in measured]
     names += [name for name in measured if name not in _MEANINGS]
     return [
@@ -121,7 +142,7 @@ def metrics(measured: dict[str, float], flat: dict[str, float]) -> list[Metric]:
             name,
             _number(measured[name]),
             _number(flat[name]) if name in flat else "-",
-            _MEANINGS.get(name, ""),
+            meanings.get(name, ""),
         )
         for name in names
     ]
@@ -131,8 +152,9 @@ def measured_on(run: Run) -> str:
     """On what it was measured."""
     model = dict_of(run.core.get("model"))
     at = f" at {model['revision']}" if model.get("revision") else ""
-    text = f"{count(run.core.get('tokens'))} held-out tokens of {model.get('id', 'the model')}{at}"
-    if run.core.get("contexts") is not None:
+    what = "held-out rows" if run.is_of_rows else "held-out tokens"
+    text = f"{count(run.core.get('tokens'))} {what} of {model.get('id', 'the model')}{at}"
+    if run.core.get("contexts"):
         text += f" in {count(run.core['contexts'])} contexts"
     return f"{text}, seed {run.core.get('seed', 'not recorded')}"
 
@@ -183,7 +205,10 @@ def limits(run: Run, measured: dict[str, float]) -> Iterator[str]:
     if dead is not None:
         d_sae = run.config.sae.shape().d_sae
         share = f"{dead / d_sae:.1%} of {d_sae:,}"
-        yield f"{dead:,.0f} latents ({share}) never fired on the tokens measured; more tokens may wake some."
+        if run.is_of_rows:
+            yield f"{dead:,.0f} latents ({share}) never fired on any row."
+        else:
+            yield f"{dead:,.0f} latents ({share}) never fired on the tokens measured; more tokens may wake some."
     else:
         yield "How many latents are dead was not measured."
     if "ce_score" in measured and measured["ce_score"] < 1:
@@ -193,6 +218,8 @@ def limits(run: Run, measured: dict[str, float]) -> Iterator[str]:
         )
     if not measured:
         yield "Nothing about its quality was measured."
+    if run.is_of_rows:
+        yield "It knows tokens, not texts: there is nothing to steer or to splice."
     yield "Features have no labels here, and a label is a guess about a direction, not a fact about the model."
     yield "Absorption, splitting and behaviour on text unlike the training text were not measured."
 

@@ -33,7 +33,7 @@ def evaluate(
 
     Its flat baseline, and the other SAEs of its run, are measured on the same text. A run folder keeps the report in
     eval/core.json, where its card finds it. Without --text it is measured on what the run held out, or on documentation
-    that Python carries.
+    that Python carries. An SAE of an embedding's rows is measured on all rows that are held out.
 
     \b
     Examples:
@@ -79,7 +79,9 @@ def _text(report: CoreReport) -> str:
     names = list(dict.fromkeys(name for _, metrics in saes for name in metrics))
     rows = [(name, *(_number(metrics.get(name)) for _, metrics in saes)) for name in names]
     head = ("", *(name for name, _ in saes))
-    what = f"{report.tokens:,} tokens in {report.contexts:,} contexts of {'; '.join(report.data)}"
+    what = "; ".join(report.data)
+    if report.contexts:
+        what = f"{report.tokens:,} tokens in {report.contexts:,} contexts of {what}"
     return f"{what}\n\n{table(head, rows)}"
 
 

@@ -75,10 +75,18 @@ class Measuring(NamedTuple):
 def measuring(found: Found, files: list[str] | None) -> Measuring:
     """Text that an SAE was not trained on: the files, else what its run held out, else Python's documentation.
 
+    Of an SAE of an embedding's rows, those that are held out among the tokens of that text, or among all of them.
+
     Raises:
         UsageError: the run's recipe cannot be read.
     """
-    from hsae_hub.recipes import DataConfig, DataSource, EvalSection, load_recipe
+    from hsae_hub.recipes import (
+        DataConfig,
+        DataSource,
+        EvalSection,
+        VocabularySection,
+        load_recipe,
+    )
 
     run = found.folder / "resolved.yaml"
     recipe = load_recipe(run).recipe if found.revision is None and run.is_file() else None
@@ -87,7 +95,13 @@ def measuring(found: Found, files: list[str] | None) -> Measuring:
     if recipe is not None and files is None:
         return Measuring(recipe.data, tokens, seed)
     source = DataSource(text=files) if files else DataSource(builtin="python-docs")
-    seen = found.sae.info.config.tokens if found.sae.info is not None else None
+    known = found.sae.info.config if found.sae.info is not None else None
+    if known is not None and known.vocabulary is not None:
+        rows = VocabularySection(min_count=known.vocabulary.min_count if files else 0)
+        fraction = known.vocabulary.heldout_fraction
+        data = DataConfig(train=[source], vocabulary=rows, heldout_fraction=fraction)
+        return Measuring(data, tokens, seed)
+    seen = known.tokens if known is not None else None
     as_trained = {} if seen is None else seen.model_dump()
     data = DataConfig(train=[source], heldout=[source] if files else None, **as_trained)
     return Measuring(data, tokens, seed)

@@ -34,6 +34,8 @@ def needs(recipe: Recipe) -> dict[str, Any]:
     read_ahead = data.batch_contexts * data.context_length * row
     order = 8 * data.buffer_tokens
     sampled = 4 * sum(source.sample or 0 for source in data.train)
+    if data.vocabulary is not None:  # batches are taken from the model's own rows
+        buffer = read_ahead = order = sampled = 0
     checkpoint = sum(cost.checkpoint_bytes for cost in costs.values())
     checkpoint += buffer + order + read_ahead + sampled
     saved = sum(cost.saved_bytes for cost in costs.values())

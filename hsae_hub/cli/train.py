@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LABELS = {
     "sample": "writing text",
     "fill": "reading activations",
+    "count": "counting tokens",
     "train": "training",
     "stats": "measuring latents",
 }

@@ -13,13 +13,14 @@ from jaxtyping import Float, Int64
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from hsae_hub.activations import heldout_windows, pad_contexts
+from hsae_hub.activations import choose_rows, describe_rows, heldout_windows, pad_contexts
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import WEIGHTS, write_atomic
 from hsae_hub.attach import Attached, SpliceReport, attach, splice_losses
+from hsae_hub.evaluation.rows import measure_rows
 from hsae_hub.metrics import LatentStats, ReconstructionStats
 from hsae_hub.models import LanguageModel, read_activations
-from hsae_hub.recipes import DataConfig, DataSource
+from hsae_hub.recipes import DataConfig, DataSource, VocabularySection
 
 CORE_FILE = "eval/core.json"
 """Where a run folder keeps its report."""
@@ -38,8 +39,9 @@ class CoreReport(BaseModel):
     schema_: Literal["hsae.eval.core/1"] = Field(default="hsae.eval.core/1", alias="schema")
     command: str
     tokens: int
-    """Activations measured: no special tokens."""
+    """Activations, or held-out rows of an embedding, that were measured: no special tokens."""
     contexts: int
+    """0 for rows, which stand in none."""
     data: list[str]
     """One line a source of text."""
     seed: int
@@ -74,7 +76,8 @@ def evaluate(
     """Measures an SAE, and others beside it on the same contexts, on about `tokens` activations of text not seen.
 
     `data` is a recipe's section, whose held-out part is taken, or a list of texts. The language model is the one that
-    the SAE names unless `model` is given. `seed` is that of text which the model writes itself.
+    the SAE names unless `model` is given. `seed` is that of text which the model writes itself. An SAE of an
+    embedding's rows is measured on all of them that are held out.
 
     Raises:
         UsageError: no text is held out, or too little.
@@ -84,21 +87,29 @@ def evaluate(
     lm = attached.lm
     config = data if isinstance(data, DataConfig) else _section(data, sae)
     tell = on_progress or (lambda what, done, total: None)
-    contexts = heldout_windows(
-        config,
-        lm,
-        tokens=tokens,
-        sample_seed=seed,
-        on_progress=lambda _, done, total: tell("writing text", done, total),
-    )
     saes = {"sae": attached}
     saes |= {name: attach(other, lm, device=device) for name, other in (beside or {}).items()}
-    measured = _measure(saes, contexts, partial(tell, "measuring"))
+
+    def prepared(_: str, done: int, total: int) -> None:
+        tell("preparing text", done, total)
+
+    measuring = partial(tell, "measuring")
+    contexts: list[Tensor] = []
+    if attached.hookpoint.side == "weight":
+        rows = choose_rows(lm, attached.hookpoint, config, sample_seed=seed, on_progress=prepared)
+        measured = measure_rows(saes, rows, measuring)
+        sources = [describe_rows(rows.config, str(attached.hookpoint), heldout=True)]
+    else:
+        contexts = heldout_windows(
+            config, lm, tokens=tokens, sample_seed=seed, on_progress=prepared
+        )
+        measured = _measure(saes, contexts, measuring)
+        sources = [source.describe() for source in config.heldout or config.train]
     return CoreReport(
         command=command,
         tokens=int(measured["sae"]["tokens"]),
         contexts=len(contexts),
-        data=[source.describe() for source in config.heldout or config.train],
+        data=sources,
         seed=seed,
         model={"id": lm.id, "revision": lm.revision},
         hookpoint=str(attached.hookpoint),
@@ -113,7 +124,11 @@ def evaluate(
 
 def _section(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
     source = DataSource(lines=list(texts))
-    tokens = sae.info.config.tokens if sae.info is not None else None
+    known = sae.info.config if sae.info is not None else None
+    if known is not None and known.vocabulary is not None:
+        fraction = known.vocabulary.heldout_fraction
+        return DataConfig(train=[source], heldout_fraction=fraction, vocabulary=VocabularySection())
+    tokens = known.tokens if known is not None else None
     if tokens is None:
         return DataConfig(train=[source], heldout=[source])
     return DataConfig(

@@ -1,9 +1,9 @@
-"""One place of a language model whose activations are read and written, under any of its usual names."""
+"""One place of a language model, under any of its usual names: activations, or the rows of an embedding."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,12 +16,14 @@ from hsae_hub.models.language_model import LanguageModel
 from hsae_hub.models.reading import read_module
 from hsae_hub.problems import nearest
 
-Side = Literal["input", "output"]
+Side = Literal["input", "output", "weight"]
 _LAYER = re.compile(r"(?:[a-z_]+\.)*?(?:layers|h|blocks)\.(\d+)((?:\.\w+)*)")
+_SIDE = re.compile(r"\.(input|output|weight)$")
 _TRANSFORMER_LENS: dict[str, Side] = {".hook_resid_pre": "input", ".hook_resid_post": "output"}
 _SPELLINGS = (
     "write model.layers.3 (residual stream after layer 3), model.layers.3.input (before it), "
-    "blocks.3.hook_resid_post, or a module such as model.layers.3.mlp"
+    "blocks.3.hook_resid_post, or a module such as model.layers.3.mlp; "
+    "lm_head.weight for the rows of the unembedding"
 )
 
 
@@ -43,7 +45,10 @@ def layer_list(hf: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 class Hookpoint(NamedTuple):
-    """A module and its side. `layers.3` is decoder layer 3 in every family; other modules go by their own path."""
+    """A module and its side. `layers.3` is decoder layer 3 in every family; other modules go by their own path.
+
+    The side `weight` is no activation but the rows of an embedding, one a token: of `lm_head`, or of the input's.
+    """
 
     path: str
     side: Side = "output"
@@ -51,7 +56,7 @@ class Hookpoint(NamedTuple):
     @classmethod
     def parse(cls, text: str | int) -> Hookpoint:
         """Reads `model.layers.3`, `layers.3`, `transformer.h.3`, `3`, each with `.input` or `.output` at will,
-        `blocks.3.hook_resid_pre` and `…_post`, or the path of any module.
+        `blocks.3.hook_resid_pre` and `…_post`, the path of any module, or of an embedding with `.weight`.
 
         Raises:
             UsageError: it is none of these.
@@ -65,10 +70,11 @@ class Hookpoint(NamedTuple):
             return cls(f"layers.{int(found[1])}", _TRANSFORMER_LENS[rest])
         if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", path) or "hook_" in path:
             raise UsageError(f"{path!r} names no place in a language model", fix=_SPELLINGS)
-        side: Side = "input" if path.endswith(".input") else "output"
+        ending = _SIDE.search(path)
+        side: Any = ending[1] if ending else "output"
         if found:
-            return cls(f"layers.{int(found[1])}" + re.sub(r"\.(in|out)put$", "", rest), side)
-        return cls(re.sub(r"\.(in|out)put$", "", path), side)
+            return cls(f"layers.{int(found[1])}" + _SIDE.sub("", rest), side)
+        return cls(_SIDE.sub("", path), side)
 
     @classmethod
     def from_config(cls, config: HookpointConfig) -> Hookpoint:
@@ -76,7 +82,7 @@ class Hookpoint(NamedTuple):
         return cls.parse(config.path)._replace(side=config.side)
 
     def __str__(self) -> str:
-        return self.path + (".input" if self.side == "input" else "")
+        return self.path + ("" if self.side == "output" else f".{self.side}")
 
     @property
     def layer(self) -> int | None:
@@ -87,7 +93,8 @@ class Hookpoint(NamedTuple):
     @property
     def is_residual(self) -> bool:
         """Whether it is the residual stream before or after a decoder layer."""
-        return self.layer is not None and self.path.count(".") == 1
+        is_layer = self.layer is not None and self.path.count(".") == 1
+        return is_layer and self.side != "weight"
 
     def full_path(self, hf: PreTrainedModel) -> str:
         """Path of its module in this model.
@@ -119,12 +126,35 @@ class Hookpoint(NamedTuple):
             )
         return names[path]
 
+    def rows(self, lm: LanguageModel) -> Float[Tensor, "vocabulary d"]:
+        """The weight of an embedding, a row a token, as the model holds it.
+
+        Raises:
+            MisfitError: the model has no such module, or it is not its input or output embedding.
+        """
+        module = self.module(lm.hf)
+        embeddings = (lm.hf.get_output_embeddings(), lm.hf.get_input_embeddings())
+        if not any(module is each for each in embeddings):
+            paths = [
+                f"{path}.weight"
+                for path, each in lm.hf.named_modules()
+                if any(each is embedding for embedding in embeddings)
+            ]
+            raise MisfitError(
+                f"{self} has no row for each token of {lm.id}", fix=f"one of {', '.join(paths)}"
+            )
+        found = module.weight
+        assert isinstance(found, Tensor)
+        return found.detach()
+
     def width(self, lm: LanguageModel) -> int:
-        """Width of its activations; outside the residual stream found by running one token.
+        """Width of its activations or rows; outside the residual stream found by running one token.
 
         Raises:
             MisfitError: the model has no such layer or module.
         """
+        if self.side == "weight":
+            return self.rows(lm).shape[1]
         module = self.module(lm.hf)
         if self.is_residual:
             return lm.d_model
@@ -137,6 +167,8 @@ class Hookpoint(NamedTuple):
         Raises:
             MisfitError: the model has no such layer or module.
         """
+        if self.side == "weight":
+            self.rows(lm)
         self.module(lm.hf)
         alias, index = None, None
         if self.is_residual and self.layer is not None:
@@ -158,11 +190,14 @@ def read_activations(
 ) -> Float[Tensor, "b s d"]:
     """Raw activations at a hookpoint, on the model's device and in its dtype; later layers are not computed.
 
-    The mask is 1 on tokens and 0 on padding, on either side of a row; activations on padding mean nothing.
+    The mask is 1 on tokens and 0 on padding, on either side of a row; activations on padding mean nothing. Of an
+    embedding's weight each token gives its row, whatever stands around it.
 
     Raises:
         MisfitError: the model has no such layer or module.
     """
-    module = hookpoint.module(lm.hf)
     ids, mask = input_ids.to(lm.device), attention_mask.to(lm.device)
+    if hookpoint.side == "weight":
+        return hookpoint.rows(lm)[ids]
+    module = hookpoint.module(lm.hf)
     return read_module(lm.hf, module, hookpoint.side, ids, mask)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hsae_hub.recipes.schema import ModelSection as ModelSection
     from hsae_hub.recipes.schema import Recipe as Recipe
     from hsae_hub.recipes.schema import TrainSection as TrainSection
+    from hsae_hub.recipes.schema import VocabularySection as VocabularySection
     from hsae_hub.recipes.schema import recipe_schema as recipe_schema
 
 _LAZY = {
@@ -30,6 +31,7 @@ _LAZY = {
     "ModelSection": "schema",
     "Recipe": "schema",
     "TrainSection": "schema",
+    "VocabularySection": "schema",
     "recipe_schema": "schema",
 }
 

@@ -156,6 +156,15 @@ class DataSource(_Section):
         return f"{self.sample:,} tokens sampled from the model, temperature {self.temperature:g}"
 
 
+class VocabularySection(_Section):
+    """Which rows of an embedding's weight are read: those of tokens that the training text has often enough."""
+
+    min_count: NonNegativeInt = 1
+    """Times that a token has to occur; 0 takes every row but those of special, unused and missing tokens."""
+    count_tokens: PositiveInt = 10_000_000
+    """Tokens of the training text in which they are counted, or all of it where there are fewer."""
+
+
 class DataConfig(_Section):
     """Text, and how it becomes batches of activations."""
 
@@ -164,7 +173,8 @@ class DataConfig(_Section):
     heldout: Annotated[list[DataSource], Field(min_length=1)] | None = None
     """Sources to measure on; without them a part of the training documents is held out."""
     heldout_fraction: Fraction = 0.05
-    """Share of the training documents held out, chosen by a hash of their text, when `heldout` is not given."""
+    """Share of the training documents held out, chosen by a hash of their text, when `heldout` is not given; of an
+    embedding's rows likewise, by their tokens."""
     context_length: Annotated[int, Field(ge=2)] = 256
     """Tokens of a context, BOS included."""
     windows: Literal["all", "first"] = "all"
@@ -177,6 +187,8 @@ class DataConfig(_Section):
     """Activations that are shuffled together, at least `train.batch_size`."""
     batch_contexts: PositiveInt = 16
     """Contexts that the language model reads at once."""
+    vocabulary: VocabularySection | None = None
+    """For a hookpoint such as `lm_head.weight`: which of its rows are trained on; the text is for counting tokens."""
 
 
 class TrainSection(_Section):
@@ -239,7 +251,8 @@ class Recipe(_Section):
 
     model: ModelSection = ModelSection()
     hookpoint: Text
-    """Place in the language model, such as `model.layers.3`: the residual stream after layer 3."""
+    """Place in the language model, such as `model.layers.3`: the residual stream after layer 3. `lm_head.weight` stands
+    for the rows of the unembedding."""
     data: DataConfig
     sae: Annotated[SerializeAsAny[SAEConfig], BeforeValidator(_parse_sae)]
     """The SAE's hyper-parameters."""
@@ -251,6 +264,23 @@ class Recipe(_Section):
     eval: EvalSection = EvalSection()
     seed: NonNegativeInt = 0
     """Everything random follows from it; `seed_for` gives each use its own."""
+
+    @model_validator(mode="after")
+    def _rows_or_activations(self) -> Recipe:
+        is_weight = self.hookpoint.endswith(".weight")
+        if is_weight and self.data.vocabulary is None:
+            raise ValueError(
+                f"hookpoint {self.hookpoint} is read row by row: give data.vocabulary, such as {{min_count: 1}}"
+            )
+        if not is_weight and self.data.vocabulary is not None:
+            raise ValueError(
+                f"data.vocabulary goes with a hookpoint such as lm_head.weight, not with {self.hookpoint}"
+            )
+        if is_weight and self.data.heldout is not None:
+            raise ValueError(
+                "data.heldout is text; of rows data.heldout_fraction are held out, so leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:

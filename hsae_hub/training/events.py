@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-Phase = Literal["sample", "fill", "train", "stats"]
+Phase = Literal["sample", "fill", "count", "train", "stats"]
 
 
 class Event(NamedTuple):
     """How far a phase of a run is, or something worth saying about it."""
 
     phase: Phase
-    """`sample`: text that the model writes, in tokens; `fill`: activations read; `train`: steps; `stats`: tokens."""
+    """`sample`: text that the model writes, in tokens; `fill`: activations read; `count`: tokens counted in text;
+    `train`: steps; `stats`: tokens."""
     done: int
     total: int
     metrics: dict[str, Any] | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hsae_hub import __version__
-from hsae_hub.activations import ActivationStream, Batches
+from hsae_hub.activations import ActivationStream, Batches, RowStream
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import (
     TrainingConfig,
@@ -151,7 +151,8 @@ class _Run:
     def _stream(self, device: str | None) -> Batches:
         recipe = self.recipe
         model = recipe.model
-        return ActivationStream(
+        kind = RowStream if recipe.data.vocabulary else ActivationStream
+        return kind(
             load_language_model(
                 model.id, revision=model.revision, dtype=model.dtype, device=device
             ),
@@ -214,12 +215,13 @@ class _Run:
                 model=stream.origin.model,
                 hookpoint=stream.origin.hookpoint,
                 tokens=stream.origin.tokens,
+                vocabulary=stream.origin.vocabulary,
                 training=TrainingConfig(
                     recipe=self.environment["recipe"],
                     seed=recipe.seed,
                     steps=trainer.step,
                     tokens=tokens,
-                    data=[source.describe() for source in recipe.data.train],
+                    data=stream.origin.data,
                     written_by=f"hsae-hub {__version__}",
                 ),
                 baseline="baseline" if name == "sae" and recipe.baseline else None,

@@ -27,9 +27,6 @@ from hsae_hub.training.optim import (
     update,
 )
 
-NORM_SAMPLE = 10_000
-"""Activations that the constants of normalising come from (10k tokens in the HierarchicalSAE paper)."""
-
 
 @dataclass
 class Member:
@@ -79,8 +76,7 @@ class Trainer:
         self.stream.fill()
         fitted = [member.sae for member in self.members if member.sae.needs_sample]
         if self.step == 0 and fitted:
-            batches = range(math.ceil(NORM_SAMPLE / self.train.batch_size))
-            sample = torch.cat([self.stream.next_batch().float() for _ in batches])
+            sample = self.stream.norm_sample().float()
             for sae in fitted:
                 sae.fit_normalization(sample)
         self.seconds += time.perf_counter() - started
