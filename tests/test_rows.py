@@ -156,7 +156,7 @@ def test_without_a_count_every_row_is_read_but_those_without_a_meaning(
 
 
 def test_no_row_left_is_an_error(lm: LanguageModel) -> None:
-    with pytest.raises(UsageError, match="no row of lm_head.weight is left") as caught:
+    with pytest.raises(UsageError, match=r"no row of lm_head\.weight is left") as caught:
         chosen(lm, data(10**6))
     assert "--set data.vocabulary.min_count=0" in caught.value.fix
 
@@ -273,6 +273,10 @@ def test_the_report_agrees_with_numpy(
         assert found["l0"] == pytest.approx(fired[: len(heldout)].sum(1).mean())
         assert (found["tokens"], found["seen_tokens"]) == (len(heldout), len(seen))
     tree = report.saes["sae"]
+    acts = artifact.sae.encode(torch.tensor(heldout).float()).dense().numpy()
+    by_parent = np.abs(acts[:, 16:]).reshape(len(acts), 16, 3).max(-1)
+    strong = by_parent[acts[:, :16] > 0] >= 0.1 * acts[:, :16][acts[:, :16] > 0]
+    assert tree["strong_children"] == pytest.approx(strong.mean()) and 0 < strong.mean() < 1
     assert tree["l0"] == pytest.approx(tree["l0_parents"] + tree["l0_children"])
     assert "l0_parents" not in report.saes["baseline"] and "ce_score" not in tree
     assert (report.tokens, report.contexts) == (len(heldout), 0)
@@ -339,7 +343,9 @@ def test_from_a_run_to_a_pulled_sae_by_commands(
     hub = ("--hub", str(tmp_path / "hub"))
     told = succeed("eval", str(finished), "--no-progress")
     assert "rows of lm_head.weight, held out by a hash of their tokens" in told
-    assert "explained_variance_whitened" in told and "ce_clean" not in told and "contexts" not in told
+    assert (
+        "explained_variance_whitened" in told and "ce_clean" not in told and "contexts" not in told
+    )
     succeed("card", str(finished))
     card = (finished / "README.md").read_text()
     assert "reading the weight of lm_head in gemma2-tiny-en" in card
@@ -363,7 +369,10 @@ def test_from_a_run_to_a_pulled_sae_by_commands(
     ("change", "problem"),
     [
         ("data.vocabulary=null", "is read row by row: give data.vocabulary, such as"),
-        ("hookpoint=model.layers.3", "data.vocabulary goes with a hookpoint such as lm_head.weight"),
+        (
+            "hookpoint=model.layers.3",
+            "data.vocabulary goes with a hookpoint such as lm_head.weight",
+        ),
         ("data.heldout=[{lines: [a]}]", "data.heldout is text; of rows data.heldout_fraction"),
         ("data.vocabulary.min_counts=2", "did you mean 'data.vocabulary.min_count'?"),
     ],

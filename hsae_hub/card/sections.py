@@ -22,6 +22,7 @@ _MEANINGS = {
     "l0": "non-zero latents a token",
     "l0_parents": "non-zero parents a token",
     "l0_children": "non-zero children a token",
+    "strong_children": "share of acting parents whose child acts at least a tenth as strongly",
     "dead_latents": "latents that were zero on every one of these tokens",
     "dead_parents": "parents among them",
     "ce_clean": "cross-entropy of the language model in nats, untouched",

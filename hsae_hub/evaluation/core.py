@@ -90,8 +90,8 @@ def evaluate(
     saes = {"sae": attached}
     saes |= {name: attach(other, lm, device=device) for name, other in (beside or {}).items()}
 
-    def prepared(_: str, done: int, total: int) -> None:
-        tell("preparing text", done, total)
+    def prepared(phase: str, done: int, total: int) -> None:
+        tell({"sample": "writing text", "count": "counting tokens"}[phase], done, total)
 
     measuring = partial(tell, "measuring")
     contexts: list[Tensor] = []

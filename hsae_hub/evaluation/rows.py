@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from hsae_hub.errors import UsageError
 from hsae_hub.metrics import ReconstructionStats
 from hsae_hub.ops import Whitening, whitening
 
+STRONG = 0.1
+"""A child is strong from this share of its parent's act on; one below its threshold has about a hundredth."""
 _BATCH = 4096  # rows
 
 
@@ -59,7 +62,7 @@ class _Measured:
     def __init__(self, sae: SAE[Any], x: Float[Tensor, "rows d"], space: Whitening) -> None:
         self.sae = sae
         self.raw, self.white = ReconstructionStats(sae.d_in), ReconstructionStats(sae.d_in)
-        self.parents, self.children = 0, 0
+        self.parents, self.children, self.strong = 0, 0, 0
         fired = torch.zeros(sae.d_sae, dtype=torch.bool)
         for part in torch.split(x, _BATCH):
             out = sae(part)
@@ -72,7 +75,12 @@ class _Measured:
             parents = int((acting < sae.shape.n_parents).sum())
             self.parents += parents
             self.children += len(acting) - parents
+            if sae.shape.n_children:
+                act, below = out.acts.values.tensor_split(2, -1)
+                self.strong += int((below.abs() >= STRONG * act)[act > 0].sum())
         self.fired: Bool[Tensor, " d_sae"] = fired
+        own = sae.report(x[:_BATCH])
+        self.reported = {name: value for name, value in own.items() if math.isfinite(value)}
 
     def numbers(self, seen: _Measured, *, is_known: bool) -> dict[str, int | float]:
         """By name, as they are reported."""
@@ -94,9 +102,10 @@ class _Measured:
             "l0": l0,
             "l0_parents": self.parents / rows if is_tree else None,
             "l0_children": self.children / rows if is_tree else None,
+            "strong_children": self.strong / max(self.parents, 1) if is_tree else None,
             "l0_sparsity": 100 * (1 - l0 / sae.d_sae),
             "dead_latents": int(dead.sum()),
             "dead_parents": int(dead[: sae.shape.n_parents].sum()) if is_tree else None,
             "d_sae": sae.d_sae,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None} | self.reported
