@@ -83,7 +83,7 @@ def stop_after(process, step, number):
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(recipe_file, undisturbed, tmp_path):
     out, step = tmp_path / "out", random.randrange(3, 12)
     process = start(recipe_file, out, pause=0.3)
-    assert process.stdout.readline().strip() == "0"
+    assert process.stdout.readline().strip() == "1"
     with pytest.raises(
         ConflictError, match=f"^{out} is in use: process {process.pid} on .* into it$"
     ):
