@@ -46,6 +46,7 @@ class RowStream:
         self._seed = seed
         self._sample_seed = sample_seed
         self._on_progress = on_progress
+        self._place = origin_of(lm, hookpoint, data)._replace(tokens=None)
         self._weight = hookpoint.rows(lm)
         self.d_in = self._weight.shape[1]
         self._trained = torch.empty(0, dtype=torch.int64)
@@ -56,13 +57,12 @@ class RowStream:
     @property
     def origin(self) -> Origin:
         """The model and its rows; which ones is known after `fill`."""
-        found = origin_of(self.lm, self._hookpoint, self._data)
         config = self._vocabulary
         if config is None:
-            return found._replace(tokens=None)
+            return self._place
         lines = [describe_rows(config, str(self._hookpoint), heldout=False)]
-        counted = [f"counted in {line}" for line in found.data] if config.min_count else []
-        return Origin(found.model, found.hookpoint, [*lines, *counted], vocabulary=config)
+        counted = [f"counted in {line}" for line in self._place.data] if config.min_count else []
+        return self._place._replace(data=[*lines, *counted], vocabulary=config)
 
     @property
     def device(self) -> torch.device:
