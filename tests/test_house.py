@@ -12,8 +12,8 @@ from hsae_hub.assets import assets, embedded_model
 
 PACKAGE = Path(hsae_hub.__file__).parent
 FLOORS = [
-    ["errors", "assets", "problems"],
-    ["ops", "metrics", "render"],
+    ["errors", "assets", "problems", "signals"],
+    ["lock", "ops", "metrics", "render"],
     ["architectures"],
     ["artifact", "recipes"],
     ["models"],

@@ -15,9 +15,9 @@ from hsae_hub.architectures import build
 from hsae_hub.artifact import read_artifact
 from hsae_hub.errors import CorruptError, DivergedError, InterruptedRun, MisfitError, UsageError
 from hsae_hub.recipes import load_recipe
+from hsae_hub.signals import StopSignals
 from hsae_hub.training import train
 from hsae_hub.training.checkpoints import latest_checkpoint
-from hsae_hub.training.signals import StopSignals
 
 RECIPE = {
     "hookpoint": "model.layers.0",

@@ -7,28 +7,20 @@ import time
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hsae_hub.activations.batches import Origin, StreamState
 from hsae_hub.activations.contexts import OnProgress
+from hsae_hub.activations.reading import batch_contexts, read_batch
 from hsae_hub.activations.windows import WindowStream
 from hsae_hub.artifact import ModelConfig, TokensConfig
 from hsae_hub.errors import UsageError
-from hsae_hub.models import Hookpoint, LanguageModel, read_activations, tokenizer_sha256
+from hsae_hub.models import Hookpoint, LanguageModel, tokenizer_sha256
 from hsae_hub.recipes import DataConfig
 
 NORM_SAMPLE = 10_000
 """Activations that the constants of normalising come from (10k tokens in the HierarchicalSAE paper)."""
-
-
-def pad_contexts(
-    contexts: list[Int64[Tensor, " _"]], pad: int
-) -> tuple[Int64[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
-    """Contexts as one batch, padded on the right, and where its tokens are."""
-    lengths = torch.tensor([len(context) for context in contexts])
-    ids = torch.nn.utils.rnn.pad_sequence(contexts, batch_first=True, padding_value=pad)
-    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 def origin_of(lm: LanguageModel, hookpoint: Hookpoint, data: DataConfig) -> Origin:
@@ -89,7 +81,6 @@ class ActivationStream:
         )
         self._on_progress = on_progress
         self._generator = torch.Generator().manual_seed(seed)
-        self._special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
         self._buffer = torch.empty(0)
         self._order = torch.empty(0, dtype=torch.int64)
         self._at = 0
@@ -227,12 +218,5 @@ class ActivationStream:
             contexts = self._windows.take(self.data.batch_contexts)
             if not contexts:
                 return None
-            pad = self.lm.tokenizer.pad_token_id or 0
-            ids, mask = pad_contexts(contexts, pad)
-            kept = mask
-            if self.data.skip_special:
-                kept = mask & ~torch.isin(ids, self._special)
-            device = self.lm.device
-            acts = read_activations(self.lm, self.hookpoint, ids.to(device), mask.long().to(device))
-            rows = acts[kept.to(device)]
+            rows = read_batch(self.lm, self.hookpoint, batch_contexts(contexts, self.lm, self.data))
         return rows

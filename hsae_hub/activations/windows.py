@@ -50,11 +50,19 @@ class WindowStream:
         self._alive: list[int] = []
         self._turn = 0
 
-    def take(self, n: int) -> list[Int64[Tensor, " _"]]:
-        """The next `n` contexts, or as many as the epoch still has; an empty list once, where one epoch ends."""
+    def open(self) -> None:
+        """Reads the text, and writes the part that is sampled; `take` does it where it was not done.
+
+        Raises:
+            UsageError: there is none.
+        """
         if not self._readers:
             self._open()
             self._restart()
+
+    def take(self, n: int) -> list[Int64[Tensor, " _"]]:
+        """The next `n` contexts, or as many as the epoch still has; an empty list once, where one epoch ends."""
+        self.open()
         pieces: list[Tensor] = []
         while len(pieces) < n and (piece := self._next()) is not None:
             pieces.append(piece)

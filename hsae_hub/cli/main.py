@@ -13,6 +13,7 @@ import typer
 import hsae_hub
 from hsae_hub.cli import (
     attach,
+    cache,
     card,
     doctor,
     evaluate,
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(quickstart.quickstart)
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(cache.app, name="cache")
 app.command()(train.train)
 app.add_typer(suites.app, name="suite")
 app.command(name="eval")(evaluate.evaluate)

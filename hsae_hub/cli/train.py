@@ -49,6 +49,14 @@ def train(
             "--text", metavar="FILE", help="Train on these files or globs instead; repeatable."
         ),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Read activations from what `hsae cache make` stored, not from the language model.",
+        ),
+    ] = None,
     device: Device = None,
     log: Annotated[
         list[str] | None,
@@ -75,12 +83,14 @@ def train(
       hsae train mine.yaml --set train.lr=1e-3 --set sae.k=32 --out runs/k32
       hsae train gemma2-tiny-en/l3_hsae --text 'books/*.txt'
       hsae train mine.yaml --log tensorboard
+      hsae train gemma2-tiny-en/l3_hsae --cache stores/tiny
       hsae train --resume runs/k32
     """
     from hsae_hub.cli.recipes import check
 
     output = Output("train", json=json, quiet=quiet, no_progress=no_progress)
-    changes = [*(overrides or ()), *(_text_source(text) if text else ())]
+    changes = [*(overrides or ()), *(text_source(text) if text else ())]
+    changes += [f"data.cache={jsonlib.dumps(str(cache))}"] if cache else []
     if dry_run and recipe is not None:
         return check(recipe, changes, json=json, quiet=quiet)
     loaded, folder = _what_to_run(recipe, changes, out, resume)
@@ -120,7 +130,7 @@ def _what_to_run(
     folder = Path(resume)
     if recipe is not None or changes or out is not None:
         raise UsageError(
-            f"--resume {resume} goes on with that run as it was begun; it takes no recipe, --set, --text or --out",
+            f"--resume {resume} goes on with a run as it was begun, without a recipe, --set, --text, --cache or --out",
             fix=f"hsae train --resume {resume}",
         )
     if not (folder / "resolved.yaml").is_file():
@@ -144,5 +154,6 @@ def _note(metrics: dict[str, Any] | None) -> str | None:
     return f"explained variance {metrics['sae']['explained_variance']:.3f}{beside}"
 
 
-def _text_source(patterns: list[str]) -> list[str]:
+def text_source(patterns: list[str]) -> list[str]:
+    """The changes of a recipe that `--text` stands for."""
     return [f"data.train={jsonlib.dumps([{'text': patterns}])}", "data.heldout=null"]

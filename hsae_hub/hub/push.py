@@ -21,6 +21,7 @@ from hsae_hub.errors import (
 from hsae_hub.hub.places import Entry, Place, same_content
 from hsae_hub.hub.pull import fetch_checked
 from hsae_hub.hub.refs import check_tag, is_safe_path
+from hsae_hub.recipes import without_paths
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def push(
     if tree is not None:
         _check_visibility(place, repo, public)
     files[CARD] = _card(place, folder, repo, license, head, tree or {})
+    files |= _without_paths(files)
     plan = _plan(folder, files, tree or {})
     if tag is not None:
         _check_tag_is_free(place, repo, tag, head if tree is not None else None, plan, tree)
@@ -179,6 +181,18 @@ def _check_content(folder: Path, files: Mapping[str, Content]) -> None:
                 json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise CorruptError(f"{path} is not JSON: {error}") from None
+
+
+def _without_paths(files: Mapping[str, Content]) -> dict[str, Content]:
+    """Recipes that name a place on this machine, as they are published."""
+    found: dict[str, Content] = {}
+    for name in ("recipe.yaml", "resolved.yaml"):
+        path = files.get(name)
+        if isinstance(path, Path):
+            text = path.read_bytes().decode(errors="surrogateescape")
+            if (told := without_paths(text)) != text:
+                found[name] = told.encode(errors="surrogateescape")
+    return found
 
 
 def _remote(place: Place, repo: str) -> tuple[str | None, dict[str, Entry] | None]:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from hsae_hub.recipes.comparing import differing as differing
+from hsae_hub.recipes.comparing import keys_of as keys_of
 from hsae_hub.recipes.shipped import RecipeFile as RecipeFile
 from hsae_hub.recipes.shipped import find_recipe as find_recipe
 from hsae_hub.recipes.shipped import find_suite as find_suite
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from hsae_hub.recipes.loading import LoadedRecipe as LoadedRecipe
     from hsae_hub.recipes.loading import dump_recipe as dump_recipe
     from hsae_hub.recipes.loading import load_recipe as load_recipe
+    from hsae_hub.recipes.publishing import without_paths as without_paths
     from hsae_hub.recipes.schema import DataConfig as DataConfig
     from hsae_hub.recipes.schema import DataSource as DataSource
     from hsae_hub.recipes.schema import EvalSection as EvalSection
@@ -25,6 +28,7 @@ _LAZY = {
     "LoadedRecipe": "loading",
     "dump_recipe": "loading",
     "load_recipe": "loading",
+    "without_paths": "publishing",
     "DataConfig": "schema",
     "DataSource": "schema",
     "EvalSection": "schema",

@@ -21,6 +21,7 @@ from pydantic import (
 
 from hsae_hub.architectures import SAEConfig, architecture, list_architectures, parse_config
 from hsae_hub.assets import EMBEDDED_MODEL
+from hsae_hub.errors import MisfitError
 
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$", max_length=80)]
@@ -189,6 +190,8 @@ class DataConfig(_Section):
     """Contexts that the language model reads at once."""
     vocabulary: VocabularySection | None = None
     """For a hookpoint such as `lm_head.weight`: which of its rows are trained on; the text is for counting tokens."""
+    cache: Text | None = None
+    """Folder that `hsae cache make` filled with this recipe's activations, to be read instead of the language model."""
 
 
 class TrainSection(_Section):
@@ -276,6 +279,8 @@ class Recipe(_Section):
             raise ValueError(
                 f"data.vocabulary goes with a hookpoint such as lm_head.weight, not with {self.hookpoint}"
             )
+        if is_weight and self.data.cache is not None:
+            raise ValueError(f"data.cache holds activations, not the rows of {self.hookpoint}")
         if is_weight and self.data.heldout is not None:
             raise ValueError(
                 "data.heldout is text; of rows data.heldout_fraction are held out, so leave it out"
@@ -302,6 +307,19 @@ class Recipe(_Section):
         """The SAEs of the run: `sae`, `baseline` where there is one, and those of `also` by their names."""
         baseline = {"baseline": self.baseline} if self.baseline is not None else {}
         return {"sae": self.sae, **baseline, **self.also}
+
+    def check_width(self, width: int) -> None:
+        """Refuses SAEs of another width than that of the activations.
+
+        Raises:
+            MisfitError: they read another one.
+        """
+        if width != self.sae.d_in:
+            raise MisfitError(
+                f"the SAE reads width {self.sae.d_in} but {self.hookpoint} of {self.model.id} has width {width}",
+                fix=f"--set sae.d_in={width}"
+                + (f" --set baseline.d_in={width}" if self.baseline else ""),
+            )
 
     def seed_for(self, use: Literal["init", "data", "sample"]) -> int:
         """Seed of the initial weights, of the order of the data, or of the text that the model writes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from hsae_hub import __version__
-from hsae_hub.artifact import FileInfo, sha256_file
+from hsae_hub.artifact import FileInfo, flush, sha256_file
 from hsae_hub.artifact.files import file_info
 
 STATE = "state.json"
@@ -50,17 +49,17 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     for name, tensors in checkpoint.tensors.items():
         path = beside / f"{name}.safetensors"
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, path)
-        _flush(path)
+        flush(path)
         files[path.name] = file_info(path).model_dump()
     head = {"format": FORMAT, "written_by": f"hsae-hub {__version__}", "step": checkpoint.step}
     state = {**head, "values": checkpoint.values, "files": files}
     (beside / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-    _flush(beside / STATE)
-    _flush(beside)
+    flush(beside / STATE)
+    flush(beside)
     if place.exists():  # damaged, or the run would have begun from it
         shutil.rmtree(place)
     beside.rename(place)
-    _flush(folder)
+    flush(folder)
     for old in sorted(_places(folder))[:-KEPT]:
         shutil.rmtree(old)
     return place
@@ -97,11 +96,3 @@ def _read(place: Path) -> Checkpoint:
             raise ValueError(f"{name} is not the file that was written")
         tensors[path.stem] = load_file(path)
     return Checkpoint(state["step"], state["values"], tensors)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import torch
 import hsae_hub
 from hsae_hub.artifact import write_atomic
 from hsae_hub.errors import CorruptError, UsageError
-from hsae_hub.recipes import LoadedRecipe, dump_recipe, load_recipe
+from hsae_hub.recipes import LoadedRecipe, differing, dump_recipe, keys_of, load_recipe
 
 RESOLVED = "resolved.yaml"
 ENVIRONMENT = "env.json"
@@ -57,30 +56,19 @@ def open_folder(out: Path, loaded: LoadedRecipe) -> None:
 
 
 def _refuse_other(out: Path, loaded: LoadedRecipe) -> None:
-    before = dict(_flat(load_recipe(out / RESOLVED).recipe.model_dump(mode="json")))
-    now = dict(_flat(loaded.recipe.model_dump(mode="json")))
-    differing = tuple(
-        f"{key}: {before.get(key, 'not set')} in the run, {now.get(key, 'not set')} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+    found = differing(
+        load_recipe(out / RESOLVED).recipe.model_dump(mode="json"),
+        loaded.recipe.model_dump(mode="json"),
+        where="in the run",
+        here="now",
     )
-    if differing:
-        keys = ", ".join(line.partition(":")[0] for line in differing)
+    if found:
         raise UsageError(
-            f"{out} holds a run of another recipe; they differ in {keys}",
+            f"{out} holds a run of another recipe; they differ in {keys_of(found)}",
             why="a resumed run has to be the run that was begun",
             fix=f"hsae train --resume {out}    to go on as it began\nor another --out",
-            problems=differing,
+            problems=found,
         )
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict | list) and value:
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in items:
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, json.dumps(value)
 
 
 def write_environment(out: Path, loaded: LoadedRecipe, device: torch.device) -> dict[str, Any]:

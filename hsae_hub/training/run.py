@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hsae_hub import __version__
-from hsae_hub.activations import ActivationStream, Batches, RowStream
+from hsae_hub.activations import (
+    ActivationStream,
+    Batches,
+    CachedStream,
+    RowStream,
+    check_cache,
+)
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import (
     TrainingConfig,
@@ -21,9 +27,11 @@ from hsae_hub.artifact import (
     save_sae,
     write_atomic,
 )
-from hsae_hub.errors import InterruptedRun, MisfitError
-from hsae_hub.models import Hookpoint, load_language_model
+from hsae_hub.errors import InterruptedRun
+from hsae_hub.lock import only_one_in
+from hsae_hub.models import Hookpoint, load_language_model, pick_device
 from hsae_hub.recipes import LoadedRecipe, Recipe
+from hsae_hub.signals import StopSignals
 from hsae_hub.training.checkpoints import latest_checkpoint, save_checkpoint
 from hsae_hub.training.events import Event, OnEvent
 from hsae_hub.training.folder import (
@@ -38,9 +46,7 @@ from hsae_hub.training.folder import (
     read_json,
     write_environment,
 )
-from hsae_hub.training.lock import only_run_in
 from hsae_hub.training.loggers import Write, check_loggers, open_loggers
-from hsae_hub.training.signals import StopSignals
 from hsae_hub.training.stats import latent_tables
 from hsae_hub.training.trainer import Trainer
 
@@ -80,7 +86,8 @@ def train(
     checkpoint. The first Ctrl-C or SIGTERM lets the step end and saves.
 
     Raises:
-        UsageError: the folder holds something else or another recipe's run, or the text is too little.
+        UsageError: the folder holds something else or another recipe's run, the text is too little, or the store of
+            `data.cache` holds something else.
         ConflictError: another process is training into the folder.
         ResourceError: a logger's package is not installed.
         MisfitError: the SAE's width is not the model's, or there is no such place in the model.
@@ -95,7 +102,8 @@ def train(
     if (out / SUMMARY).is_file():
         run.say(0, "this run is finished already")
         return run.result(None, device)
-    with only_run_in(out), StopSignals() as stop, ExitStack() as stack:
+    check_cache(loaded.recipe)
+    with only_one_in(out, "training into"), StopSignals() as stop, ExitStack() as stack:
         check_folder(out, loaded, resume)  # again: somebody may have been faster
         open_folder(out, loaded)
         run.log = stack.enter_context(open_loggers(log, out, loaded.recipe))
@@ -132,13 +140,7 @@ class _Run:
         recipe = self.recipe
         stream = self._stream(device)
         self.environment = write_environment(self.out, self.loaded, stream.device)
-        if stream.d_in != recipe.sae.d_in:
-            raise MisfitError(
-                f"the SAE reads width {recipe.sae.d_in} but {recipe.hookpoint} of {stream.origin.model.id} "
-                f"has width {stream.d_in}",
-                fix=f"--set sae.d_in={stream.d_in}"
-                + (f" --set baseline.d_in={stream.d_in}" if recipe.baseline else ""),
-            )
+        recipe.check_width(stream.d_in)
         built = {
             name: build(config, seed=recipe.seed_for("init")).to(stream.device, _dtype(recipe))
             for name, config in recipe.saes().items()
@@ -151,6 +153,13 @@ class _Run:
     def _stream(self, device: str | None) -> Batches:
         recipe = self.recipe
         model = recipe.model
+        if recipe.data.cache is not None:
+            return CachedStream(
+                Path(recipe.data.cache).expanduser(),
+                batch_size=recipe.train.batch_size,
+                seed=recipe.seed_for("data"),
+                device=pick_device(device),
+            )
         kind = RowStream if recipe.data.vocabulary else ActivationStream
         return kind(
             load_language_model(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: the first one waits for the step to end, the second one does not."""
+"""Ctrl-C and SIGTERM during long work: the first one waits for the step to end, the second one does not."""
 
 from __future__ import annotations
 
