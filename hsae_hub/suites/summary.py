@@ -117,7 +117,7 @@ def markdown(results: Results) -> str:
         "",
         f"`{results.command}`",
         "",
-        f"Mean ± half of the 95 % interval over {seeds}, on held-out text"
+        f"Mean ± half of the 95 % interval over {seeds}, on what was held out"
         + ("; beside it what the paper has." if len(head) > 1 + len(suite.metrics) else "."),
         "",
         _line(head),
