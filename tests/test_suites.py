@@ -164,6 +164,10 @@ def test_one_seed_has_no_interval_and_decides_nothing():
     one = {row: [{"explained_variance": 0.5, "l0": 9.0}] for row in SUITE["rows"]}
     results = summarise(loaded(SUITE | {"seeds": [0]}), one, command="c")
     assert [claim.verdict for claim in results.claims] == ["undecided", "undecided"]
+    absent = SUITE | {"claims": [{"text": "x", "metric": "kl", "row": "two"}], "seeds": [0]}
+    (claim,) = summarise(loaded(absent), one, command="c").claims
+    assert claim.verdict == "undecided" and math.isnan(claim.measured.mean)
+    assert "KL nan" in markdown(summarise(loaded(absent), one, command="c"))
     assert "±" not in markdown(results).partition("claim")[0].partition("|")[2]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hsae_hub.suites.summary import Results
+from hsae_hub.suites.summary import Results, title
 
 _PANEL = (4.6, 3.4)  # inches
 
@@ -23,7 +23,7 @@ def plot(results: Results, path: Path) -> None:
     axes = figure.subplots(1, len(suite.plot), squeeze=False, sharey=not lines)[0]
     for panel, metric in zip(axes, suite.plot, strict=True):
         (_lines if lines else _dots)(panel, results, metric)
-        panel.set_title(metric.replace("_", " "))
+        panel.set_title(title(metric))
         panel.grid(alpha=0.3)
     figure.suptitle(f"{suite.title} ({len(suite.seeds)} seeds, 95 % intervals)", fontsize=10)
     figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -127,7 +127,7 @@ def markdown(results: Results) -> str:
     if results.claims:
         lines += ["", _line(["claim", "measured", "here"]), _line(["---", "---:", "---"])]
         lines += [
-            _line([judged.text, f"{_title(claim.metric)} {_signed(claim, judged)}", judged.verdict])
+            _line([judged.text, f"{title(claim.metric)} {_signed(claim, judged)}", judged.verdict])
             for claim, judged in zip(suite.claims, results.claims, strict=True)
         ]
     return "\n".join(lines)
@@ -138,7 +138,7 @@ def _table(results: Results) -> tuple[list[str], list[list[str]]]:
     cited = {metric for row in suite.rows.values() for metric in row.paper}
     head, rows = [""], [[suite.label(name)] for name in suite.rows]
     for metric in suite.metrics:
-        head.append(_title(metric))
+        head.append(title(metric))
         for cells, name in zip(rows, suite.rows, strict=True):
             found = results.estimates[name].get(metric)
             cells.append("" if found is None else str(found))
@@ -149,9 +149,10 @@ def _table(results: Results) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def _title(metric: str) -> str:
-    known = {"ce_score": "CE score", "kl": "KL", "l0": "L0", "mse": "MSE", "d_sae": "latents"}
-    return known.get(metric, metric.replace("_", " "))
+def title(metric: str) -> str:
+    """What people call a metric."""
+    words = {"ce": "CE", "kl": "KL", "l0": "L0", "mse": "MSE"}
+    return " ".join(words.get(word, word) for word in metric.split("_"))
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -166,6 +167,8 @@ def _signed(claim: Claim, judged: Judged) -> str:
 def _digits(found: Estimate) -> int:
     """Decimals that show two digits of the interval, or four of the mean; at most four."""
     size = abs(found.mean) / 100 if found.half_width is None else found.half_width
-    if not math.isfinite(size) or size == 0:
-        return 0 if found.mean == math.trunc(found.mean) else 4
+    if not math.isfinite(size):
+        return 0
+    if size <= 1e-9 * abs(found.mean):  # rounding alone
+        return 0 if math.isclose(found.mean, round(found.mean)) else 4
     return min(max(1 - math.floor(math.log10(size)), 0), 4)
