@@ -18,6 +18,7 @@ from hsae_hub.suites import (
     plan_suite,
     run_suite,
     summarise,
+    with_seeds,
 )
 from hsae_hub.suites.plotting import plot
 
@@ -203,6 +204,9 @@ def test_a_suite_is_stopped_and_goes_on_where_it_was(suite, tmp_path, monkeypatc
         raise AssertionError("what is finished is not done again")
 
     monkeypatch.setattr("hsae_hub.suites.running.evaluate", never)
+    one = run_suite(with_seeds(load_suite(ref), [4]), out, device="cpu")
+    assert one.command == "hsae suite run s --seed 4"
+    assert one.estimates["two"]["l0"].values == results.estimates["two"]["l0"].values[1:]
     assert run(["suite", "run", ref, "--out", str(out), "--device", "cpu", "--no-progress"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("**More acts** — nobody's") and "does not hold" in printed.out
@@ -220,6 +224,8 @@ def test_a_plan_is_told_without_training(suite, tmp_path, capsys):
         first.pop("memory_bytes") > 2 * 4 * 2 * 256 * 32 * 4
     )  # two SAEs, each with its gradient and moments
     assert first == {"folder": "two-seed3", "steps": 9, "rows": ["two", "four"]}
+    assert run(["suite", "run", suite(), "--dry-run", "--seed", "7", "--quiet"]) == 0
+    assert capsys.readouterr().out == "2\n"
     assert len(told["runs"]) == 6 and not (tmp_path / "runs").exists()
 
 

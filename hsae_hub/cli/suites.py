@@ -42,6 +42,12 @@ def run(
             "--out", help="Folder of its runs; runs/suites/NAME without it.", metavar="DIR"
         ),
     ] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--seed", min=0, help="Only this seed; repeatable. The suite's own without it."
+        ),
+    ] = None,
     device: Device = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained, and stop.")
@@ -59,14 +65,17 @@ def run(
     \b
     Examples:
       hsae suite run gemma2-tiny-en/feature-groups
+      hsae suite run gemma2-tiny-en/feature-groups --seed 0
       hsae suite run mine.yaml --set train.steps=300 --out runs/short
     """
     from hsae_hub.artifact import write_atomic
-    from hsae_hub.suites import load_suite, markdown, plan_suite, run_suite
+    from hsae_hub.suites import load_suite, markdown, plan_suite, run_suite, with_seeds
     from hsae_hub.suites.plotting import plot
 
     output = Output("suite_run", json=json, quiet=quiet, no_progress=no_progress)
     loaded = load_suite(suite)
+    if seeds:
+        loaded = with_seeds(loaded, seeds)
     runs = plan_suite(loaded.suite, overrides=overrides or ())
     if dry_run:
         return _tell_plan(loaded, runs, output)

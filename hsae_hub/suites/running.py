@@ -93,6 +93,12 @@ def run_suite(
     return summarise(loaded, measured, command=_command(loaded, overrides))
 
 
+def with_seeds(loaded: LoadedSuite, seeds: Sequence[int]) -> LoadedSuite:
+    """The same suite over other seeds."""
+    suite = loaded.suite.model_copy(update={"seeds": list(dict.fromkeys(seeds))})
+    return loaded._replace(suite=suite, other_seeds=True)
+
+
 def _recipe(row: Row, overrides: Sequence[str]) -> Recipe:
     changes = [f"{key}={json.dumps(value)}" for key, value in row.set.items()]
     recipe = load_recipe(row.recipe, overrides=[*changes, *overrides]).recipe
@@ -148,6 +154,8 @@ def _measured(
 
 def _command(loaded: LoadedSuite, overrides: Sequence[str], out: Path | None = None) -> str:
     words = ["hsae", "suite", "run", loaded.name]
+    if loaded.other_seeds:
+        words += [word for seed in loaded.suite.seeds for word in ("--seed", str(seed))]
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--out", str(out)] if out else []
     return shlex.join(words)

@@ -92,6 +92,8 @@ class LoadedSuite(NamedTuple):
     suite: Suite
     name: str
     """`gemma2-tiny-en/feature-groups` for a shipped suite, else the file's name without its ending."""
+    other_seeds: bool = False
+    """Whether its seeds are not those of the file."""
 
 
 def load_suite(ref: str | Path) -> LoadedSuite:
