@@ -87,8 +87,8 @@ class _Codes(NamedTuple):
 class HSAE(SAE[HSAEConfig]):
     """A TopK layer of parents and, under each, `m` children in a subspace of which the best one is kept (algorithm 1).
 
-    `W_up [n, d_in, s]` and `child_W_dec [n, s, m]` lie in memory with their last two axes swapped, so that
-    the sparse products find their columns as rows.
+    The sparse products find the columns of `W_up` and `child_W_dec` as rows of the parameters `W_up_T` and
+    `child_W_dec_T`; on disk these two lie as the formulas have them.
     """
 
     config_class = HSAEConfig
@@ -106,11 +106,21 @@ class HSAE(SAE[HSAEConfig]):
         self.W_enc = nn.Parameter(torch.empty(d, n))
         self.W_dec = nn.Parameter(torch.empty(n, d))
         self.W_down = nn.Parameter(torch.empty(n, s, d))
-        self.W_up = nn.Parameter(torch.empty(n, s, d).mT)
+        self.W_up_T = nn.Parameter(torch.empty(n, s, d))
         self.child_W_enc = nn.Parameter(torch.empty(n, m, s))
-        self.child_W_dec = nn.Parameter(torch.empty(n, m, s).mT)
+        self.child_W_dec_T = nn.Parameter(torch.empty(n, m, s))
         if config.bias:
             self.b_dec = nn.Parameter(torch.empty(d))
+
+    @property
+    def W_up(self) -> Float[Tensor, "n d_in s"]:
+        """Each parent's subspace brought back to `d_in`."""
+        return self.W_up_T.mT
+
+    @property
+    def child_W_dec(self) -> Float[Tensor, "n s m"]:
+        """Each parent's children, of norm 1 in its subspace."""
+        return self.child_W_dec_T.mT
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -121,11 +131,17 @@ class HSAE(SAE[HSAEConfig]):
         for unit in (self.W_down, self.child_W_enc):
             unit.normal_(generator=generator)
             normalize_rows_(unit)
-        self.W_up.copy_(self.W_down.mT)
-        self.child_W_dec.copy_(self.child_W_enc.mT)
+        self.W_up_T.copy_(self.W_down)
+        self.child_W_dec_T.copy_(self.child_W_enc)
         normalize_rows_(self.W_dec)
         if self.b_dec is not None:
             self.b_dec.zero_()
+
+    def weights(self) -> dict[str, Float[Tensor, "..."]]:
+        return {
+            name.removesuffix("_T"): tensor.mT if name.endswith("_T") else tensor
+            for name, tensor in super().weights().items()
+        }
 
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
@@ -148,7 +164,7 @@ class HSAE(SAE[HSAEConfig]):
         n, m = self.shape
         is_child = indices >= n
         child_rows = (indices - n).clamp_min(0)
-        atoms = self.child_W_dec.mT.reshape(n * m, -1)[child_rows]
+        atoms = self.child_W_dec_T.view(n * m, -1)[child_rows]
         children = (self.W_up[child_rows // m] @ atoms[..., None])[..., 0]
         parents = self.W_dec[torch.where(is_child, 0, indices)]
         return torch.where(is_child[..., None], children, parents)
@@ -187,12 +203,12 @@ class HSAE(SAE[HSAEConfig]):
 
     def before_update(self) -> None:
         super().before_update()
-        if self.child_W_dec.grad is not None:
-            project_out_rows_(self.child_W_dec.grad.mT, self.child_W_dec.mT)
+        if self.child_W_dec_T.grad is not None:
+            project_out_rows_(self.child_W_dec_T.grad, self.child_W_dec_T)
 
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
         super().after_update(step, optimizer)
-        normalize_rows_(self.child_W_dec.mT)
+        normalize_rows_(self.child_W_dec_T)
 
     def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:
         pre = x @ self.W_enc
@@ -229,10 +245,10 @@ class HSAE(SAE[HSAEConfig]):
         self, values: Float[Tensor, "batch k"], child_rows: Int64[Tensor, "batch k"]
     ) -> Float[Tensor, "batch d_in"]:
         s = self.config.d_subspace
-        atoms = nn.functional.embedding(child_rows, self.child_W_dec.mT.reshape(-1, s))
+        atoms = nn.functional.embedding(child_rows, self.child_W_dec_T.view(-1, s))
         inner = (values[..., None] * atoms).flatten(1)
         rows = _spread(child_rows // self.config.n_children, s)
-        return weighted_rows(inner, rows, self.W_up.mT.reshape(-1, self.d_in))
+        return weighted_rows(inner, rows, self.W_up_T.view(-1, self.d_in))
 
     def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
         if self.config.l1_over == "active":

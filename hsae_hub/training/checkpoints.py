@@ -16,7 +16,7 @@ from hsae_hub.artifact import FileInfo, flush, sha256_file
 from hsae_hub.artifact.files import file_info
 
 STATE = "state.json"
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 """Checkpoints that are kept: the newest and one to fall back on."""
 
