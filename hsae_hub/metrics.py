@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -26,6 +28,16 @@ class ReconstructionStats:
         self._square += float(x.square().sum())
         self._error += float((x - x_hat).square().sum())
         self._cosine += float(torch.cosine_similarity(x, x_hat, dim=-1).sum())
+
+    def pool(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Puts in the place of every sum what `total` makes of it, such as the sum over processes."""
+        numbers = torch.tensor(
+            [self.tokens, self._square, self._error, self._cosine], dtype=torch.float64
+        )
+        sums = total(torch.cat([self._sum, numbers]))
+        self._sum = sums[:-4]
+        tokens, self._square, self._error, self._cosine = sums[-4:].tolist()
+        self.tokens = int(tokens)
 
     def explained_variance(self) -> float:
         """`1 − Σ‖x−x̂‖² / Σ‖x−x̄‖²`, x̄ the mean over all tokens: 1 is perfect, 0 as good as the mean.
@@ -75,6 +87,13 @@ class LatentStats:
         positive = values > 0
         self._indices.append(indices[positive].cpu())
         self._values.append((values / norms[:, None])[positive].float().cpu())
+
+    def pool(self, total: Callable[[Tensor], Tensor], all_rows: Callable[[Tensor], Tensor]) -> None:
+        """Adds what others have, such as processes: `total` gives the sum of a tensor, `all_rows` those of all."""
+        self.tokens = int(total(torch.tensor(self.tokens)))
+        self._counts = total(self._counts)
+        self._indices = [all_rows(torch.cat(self._indices))]
+        self._values = [all_rows(torch.cat(self._values))]
 
     def counts(self) -> Int64[Tensor, " d_sae"]:
         """Tokens on which each latent was not zero."""

@@ -90,6 +90,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     """What it is, in a few words: a card begins with it."""
     citation: ClassVar[str] = ""
     """BibTeX of its paper, for the card."""
+    can_shard: ClassVar[bool] = True
+    """Whether several processes may each hold a part of every weight; not where single latents are exchanged."""
     W_enc: Float[Tensor, "d_in n_parents"]
     W_dec: Float[Tensor, "n_parents d_in"]
     b_dec: Float[Tensor, " d_in"] | None

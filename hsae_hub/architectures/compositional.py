@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, project_out_rows_, tiers, weighted_rows
+from hsae_hub.ops import (
+    collective,
+    normalize_rows_,
+    project_out_rows_,
+    tiers,
+    weighted_rows,
+)
 
 BN_MOMENTUM = 0.1
 """Weight of a batch in the running statistics (section 4.3)."""
@@ -79,6 +85,7 @@ class CompositionalSAE(SAE[CompositionalConfig]):
     """
 
     config_class = CompositionalConfig
+    can_shard = False
     title = "A sparse autoencoder of several tiers, each composed from the acts of the one before (CompositionalLens)"
     b_dec: Float[Tensor, " d_in"]
     held_back: Float[Tensor, " tiers"]
@@ -193,7 +200,8 @@ class CompositionalSAE(SAE[CompositionalConfig]):
                 distance = acts[i] - acts[i - 1] @ self._composition(i - 1)
                 composition = composition + share * distance.square().sum(-1).mean()
         if sum(shares) == len(self.tiers) and self.config.reallocate_every is not None:
-            self._watch(acts, ((2 * error + parts) * parts).sum(-1).mean(-1))
+            gain = ((2 * error + parts) * parts).sum(-1).mean(-1)
+            self._watch(acts, collective.mean_over_rows(gain, len(x)))
         reconstruction = error.square().sum(-1).mean()
         penalty = self.config.lambda_sparsity * sparsity
         return {
@@ -239,9 +247,9 @@ class CompositionalSAE(SAE[CompositionalConfig]):
         for i in range(n_tiers - 1):
             mean, var, weight, bias = (getattr(self, _joint(name, i)) for name in _BATCH_NORM)
             if training:
-                tiers.track_moments_(mean, var, acts[i], BN_MOMENTUM)
-                mean = var = None
-            even = nn.functional.batch_norm(acts[i], mean, var, weight, bias, training)
+                even = tiers.batch_norm_(acts[i], mean, var, weight, bias, BN_MOMENTUM)
+            else:
+                even = nn.functional.batch_norm(acts[i], mean, var, weight, bias)
             through = self._basis(i + 1 if self.config.compose_through == "second" else i)
             composed = torch.addmm(x, even @ self._composition(i), through.T)
             acts.append((composed @ self._basis(i + 1) + self.get_parameter(f"b_{i + 2}")).relu())
@@ -275,7 +283,7 @@ class CompositionalSAE(SAE[CompositionalConfig]):
     @torch.no_grad()
     def _watch(self, acts: list[Float[Tensor, "batch _"]], gain: Float[Tensor, " tiers"]) -> None:
         self.window_steps += 1
-        self.fires += torch.cat([(act > 0).sum(0) for act in acts])
+        self.fires += collective.total(torch.cat([(act > 0).sum(0) for act in acts]))
         self.gain += (gain - self.gain) / self.window_steps
 
     @torch.no_grad()

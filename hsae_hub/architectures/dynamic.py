@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, similar_pairs
+from hsae_hub.ops import collective, normalize_rows_, similar_pairs
 
 ALPHA = (0.1, 2.0)
 """Bounds of the adaptive factor (eq. 5)."""
@@ -76,7 +76,9 @@ class _Batch(NamedTuple):
     loss: Float[Tensor, " batch"]
     """Squared error of each token."""
     fired: Int64[Tensor, " d_sae"]
-    """Tokens on which each latent is positive."""
+    """Tokens of all processes on which each latent is positive."""
+    tokens: int
+    """Tokens of all processes."""
 
 
 @register
@@ -84,6 +86,7 @@ class DynamicSAE(SAE[DynamicConfig]):
     """`acts = relu(x W_enc + b_enc)`, `x̂ = acts W_dec + b_dec`, with decoder rows of norm 1 (eq. 1 and 2)."""
 
     config_class = DynamicConfig
+    can_shard = False
     title = "A flat sparse autoencoder whose latents are resampled and merged while it learns (HierarchicalSAE)"
     b_dec: Float[Tensor, " d_in"]
     fired: Int32[Tensor, "window d_sae"]
@@ -129,8 +132,10 @@ class DynamicSAE(SAE[DynamicConfig]):
         squares = (x - torch.addmm(self.b_dec, acts, self.W_dec)).square().sum(-1)
         reconstruction = squares.mean()
         l1 = acts.sum(-1).mean()
-        weight = self._weight(reconstruction.detach(), step)
-        self._batch = _Batch(x, squares.detach(), (acts > 0).sum(0))
+        everywhere = collective.mean_over_rows(reconstruction.detach(), len(x))
+        weight = self._weight(everywhere, step)
+        fired = collective.total((acts > 0).sum(0))
+        self._batch = _Batch(x, squares.detach(), fired, collective.total_count(len(x)))
         return {
             "loss": reconstruction + weight * l1,
             "reconstruction": reconstruction,
@@ -174,7 +179,7 @@ class DynamicSAE(SAE[DynamicConfig]):
         self.batches_seen += 1
         if not self.config.track and (step + 1) % self.config.window != 0:
             return torch.zeros_like(batch.fired, dtype=torch.bool)
-        tokens = len(self.fired) * len(batch.x)
+        tokens = len(self.fired) * batch.tokens
         rare = self.fired.sum(0) < self.config.min_rate * tokens
         return rare & (self.batches_seen >= self.config.window)
 
@@ -195,16 +200,16 @@ class DynamicSAE(SAE[DynamicConfig]):
         optimizer: torch.optim.Optimizer,
     ) -> None:
         """Points latents at examples, drawn in proportion to their squared loss, and forgets what they were."""
-        latents = free.nonzero()[: len(batch.x), 0]  # no example twice; the rest wait
+        latents = free.nonzero()[: batch.tokens, 0]  # no example twice; the rest wait
         if len(latents) == 0:
             return
         norms = self.W_enc.norm(dim=0)
         others = norms if bool(free.all()) else norms[~free]
         # seeded by the step: a resumed run draws the same ones
         generator = torch.Generator(batch.x.device).manual_seed(step)
-        odds = batch.loss.double().square().clamp_min(_TINY)
+        odds = collective.all_rows(batch.loss).double().square().clamp_min(_TINY)
         chosen = odds.multinomial(len(latents), generator=generator)
-        directions = batch.x[chosen]
+        directions = collective.all_rows(batch.x)[chosen]
         normalize_rows_(directions)
         self.W_dec[latents] = directions
         self.W_enc[:, latents] = directions.T * (RESAMPLED_NORM * others.mean())

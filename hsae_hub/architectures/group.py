@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import clip_together_, normalize_rows_
+from hsae_hub.ops import clip_groups_, normalize_rows_
 
 ACTIVE = 1e-4
 """A latent with a larger mean act counts as an active feature (section 5.3)."""
@@ -98,10 +98,7 @@ class GroupSAE(SAE[GroupConfig]):
         if W_enc is None or W_dec is None:
             return
         if self.config.group_clip_norm is not None:
-            groups = self.config.n_groups
-            columns, rows = W_enc.tensor_split(groups, 1), W_dec.tensor_split(groups)
-            for own in zip(columns, rows, strict=True):
-                clip_together_(own, self.config.group_clip_norm)
+            clip_groups_(W_enc, W_dec, self.config.n_groups, self.config.group_clip_norm)
 
     @torch.no_grad()
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:

@@ -124,7 +124,7 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
         rate = max(config.threshold_rate, 1 / (step.step + 1))
         track_threshold_(self.threshold, acts.values, rate)
         errors = (x - self.b_dec)[:, None] - self._nested(acts, len(x))
-        squared = errors.square().sum(-1).mean(0)
+        squared = [prefix.mean() for prefix in errors.square().sum(-1).unbind(1)]
         dead = find_dead_(
             self.tokens_since_fired,
             acts.values,
@@ -133,11 +133,11 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
             dead_after_tokens=config.dead_after_tokens,
             n_steps=step.n_steps,
         )
-        aux = squared.new_zeros(())
+        aux = errors.new_zeros(())
         if config.aux_weight > 0:
             aux = revival_loss(pre, errors[:, -1], dead, self.W_dec)
         prefixes = {f"prefix_{n}": squared[i] for i, n in enumerate(config.prefixes[:-1])}
-        loss = squared.sum() + config.aux_weight * aux
+        loss = torch.stack(squared).sum() + config.aux_weight * aux
         return {"loss": loss, "reconstruction": squared[-1], **prefixes, "aux": aux}
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:

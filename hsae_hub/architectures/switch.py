@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import count_parts, normalize_rows_, weighted_rows
+from hsae_hub.ops import collective, count_parts, normalize_rows_, weighted_rows
 
 
 class SwitchConfig(SAEConfig, frozen=True):
@@ -109,6 +109,7 @@ class SwitchSAE(SAE[SwitchConfig]):
         error = x - self.b_dec - weighted_rows(codes.values, codes.indices, self.W_dec)
         reconstruction = error.square().sum(-1).mean()
         shares = x.new_tensor(codes.tokens_per_expert) / len(x)
+        shares = collective.mean_over_rows(shares, len(x))
         balance = self.config.n_experts * (shares * codes.probabilities.mean(0)).sum()
         weight = self.config.alpha * (self.d_in if self.config.variant == "released" else 1)
         loss = reconstruction + weight * balance

@@ -8,7 +8,7 @@ from hsae_hub.ops.constraints import normalize_rows_ as normalize_rows_
 from hsae_hub.ops.constraints import project_out_rows_ as project_out_rows_
 from hsae_hub.ops.dead import find_dead_ as find_dead_
 from hsae_hub.ops.dead import revival_loss as revival_loss
-from hsae_hub.ops.gradients import clip_together_ as clip_together_
+from hsae_hub.ops.gradients import clip_groups_ as clip_groups_
 from hsae_hub.ops.gradients import normalize_together_ as normalize_together_
 from hsae_hub.ops.jump import jump_relu as jump_relu
 from hsae_hub.ops.jump import step_through as step_through

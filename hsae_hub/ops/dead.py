@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hsae_hub.ops import collective
 from hsae_hub.ops.sparse import weighted_rows
 
 
@@ -23,11 +24,14 @@ def find_dead_(
 ) -> Int64[Tensor, " dead"]:
     """Counts a batch of `tokens` with these acts, in place; returns the latents that are dead after it.
 
-    A latent is dead after `dead_after_tokens` without a positive act, or after a tenth of a run of `n_steps` such
-    batches, if that is less.
+    The batch is that of all processes, each of which gives its part. A latent is dead after `dead_after_tokens` without
+    a positive act, or after a tenth of a run of `n_steps` such batches, if that is less.
     """
+    tokens = collective.total_count(tokens)
+    fired = torch.zeros_like(tokens_since_fired)
+    fired[indices[values > 0]] = 1
     tokens_since_fired += tokens
-    tokens_since_fired[indices[values > 0]] = 0
+    tokens_since_fired.masked_fill_(collective.total(fired) > 0, 0)
     limit = min(dead_after_tokens, math.ceil(n_steps * tokens / 10))
     return (tokens_since_fired >= limit).nonzero()[:, 0]
 

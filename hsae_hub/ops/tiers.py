@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hsae_hub.ops import collective
+
 FADE = 0.1
 """Share of its stage over which a tier fades in."""
+_BATCH_NORM_EPS = 1e-5  # that of torch's batch norm
 
 
 class Moves(NamedTuple):
@@ -32,22 +35,43 @@ def fade_in(done: float, starts: Sequence[float]) -> list[float]:
     return [1.0, *(min(max(share, 0.0), 1.0) for share in fading)]
 
 
-@torch.no_grad()
-def track_moments_(
+def batch_norm_(
+    acts: Float[Tensor, "batch m"],
     mean: Float[Tensor, " m"],
     var: Float[Tensor, " m"],
-    acts: Float[Tensor, "batch m"],
+    weight: Float[Tensor, " m"],
+    bias: Float[Tensor, " m"],
     momentum: float,
-) -> None:
-    """Moves running moments towards those of a batch, of the latents that act in it.
+) -> Float[Tensor, "batch m"]:
+    """Batch norm with the moments of the batch, which is that of all processes.
 
-    A rare latent's variance would fall to 0 between its acts, and the next one be magnified without bound; so it is
-    normalised at inference as in the training batches where it acts.
+    Moves the running moments, in place, towards those of the batch, of the latents that act in it: a rare latent's
+    variance would fall to 0 between its acts, and the next one be magnified without bound. So it is normalised at
+    inference as in the training batches where it acts.
     """
-    rate = momentum * (acts > 0).any(0).to(acts.dtype)
-    batch_var, batch_mean = torch.var_mean(acts, 0)
-    mean += rate * (batch_mean - mean)
-    var += rate * (batch_var - var)
+    n = collective.total_count(len(acts))
+    with torch.set_grad_enabled(not collective.alone()):
+        batch_mean, batch_var = _moments(acts, n)
+    with torch.no_grad():
+        act = collective.total((acts > 0).any(0).to(acts.dtype)) > 0
+        rate = momentum * act.to(acts.dtype)
+        mean += rate * (batch_mean - mean)
+        var += rate * (batch_var - var)
+    if collective.alone():
+        return nn.functional.batch_norm(acts, None, None, weight, bias, True)
+    biased = batch_var * ((n - 1) / n)
+    return (acts - batch_mean) * (biased + _BATCH_NORM_EPS).rsqrt() * weight + bias
+
+
+def _moments(
+    acts: Float[Tensor, "batch m"], n: int
+) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
+    """Mean and variance, corrected, over the `n` rows of all processes."""
+    if collective.alone():
+        var, mean = torch.var_mean(acts, 0)
+        return mean, var
+    mean = collective.total(acts.sum(0)) / n
+    return mean, collective.total((acts - mean).square().sum(0)) / (n - 1)
 
 
 def describe_tiers(
