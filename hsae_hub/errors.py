@@ -11,6 +11,7 @@ HSAEError                1   unexpected
 ├── CheckFailedError     9   a verification that ran and failed
 ├── ConflictError       10   somebody else changed it first, or is using it
 ├── DivergedError       11   training met a number that is not finite
+├── StoppedElsewhere     1   another process of the same run failed; its own code, where it could tell it
 └── InterruptedRun     130   Ctrl-C (SIGTERM: 143); what was saved is in the message
 """
 
@@ -124,6 +125,16 @@ class DivergedError(HSAEError):
 
     code = 11
     kind = "diverged"
+
+
+class StoppedElsewhere(HSAEError):
+    """Raised in a process of a run because another one failed, with what that one told."""
+
+    kind = "elsewhere"
+
+    def __init__(self, message: str, *, code: int = 1, why: str = "", fix: str = "") -> None:
+        super().__init__(message, why=why, fix=fix)
+        self.code = code  # type: ignore[misc]  # that of the error which stopped the run
 
 
 class InterruptedRun(HSAEError):

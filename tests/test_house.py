@@ -12,7 +12,7 @@ from hsae_hub.assets import assets, embedded_model
 
 PACKAGE = Path(hsae_hub.__file__).parent
 FLOORS = [
-    ["errors", "assets", "problems", "signals"],
+    ["errors", "assets", "problems", "signals", "launch"],
     ["lock", "ops", "metrics", "render"],
     ["architectures"],
     ["artifact", "recipes"],
@@ -24,6 +24,7 @@ FLOORS = [
     ["hub"],
     ["demo"],
     ["cli"],
+    ["__main__"],
 ]
 """A room imports from the floors before its own, and from itself."""
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

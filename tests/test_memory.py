@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from hsae_hub.architectures import TrainStep, build
 from hsae_hub.recipes import TrainSection
-from hsae_hub.training.optim import adam, update
+from hsae_hub.training.optim import adam
 
 BENCH = Path(__file__).parent / "bench"
 SCRIPT = "import json, memory; print(json.dumps(memory.measure(256)))"
@@ -48,8 +48,8 @@ def test_the_optimiser_s_step_copies_no_matrix() -> None:
     )
     optimizer = adam(sae, TrainSection(steps=2, batch_size=16, lr=1e-3, warmup_steps=0))
     torch.autograd.backward(sae.losses(torch.randn(16, 64), TrainStep(0, 2))["loss"])
-    update(optimizer)  # makes the moments
+    optimizer.step()  # makes the moments
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        update(optimizer)
+        optimizer.step()
     largest = max(event.self_cpu_memory_usage for event in seen.events())
     assert largest < min(p.nbytes for p in sae.parameters())

@@ -33,12 +33,14 @@ class StreamState(NamedTuple):
 class Batches(Protocol):
     """Shuffled batches of raw activations, or of an embedding's rows, without end.
 
-    The same seeds give the same batches on the same machine.
+    The same seeds give the same batches on the same machine. Where several processes train together all have a stream,
+    stand at the same place of it, and each is handed out its own part of every batch: the rows
+    `ops.collective.part().rows(batch_size)`.
     """
 
     d_in: int
     tokens: int
-    """Activations handed out so far, repeats counted."""
+    """Activations handed out so far to all processes, repeats counted."""
     wait_seconds: float
     """Time that was spent on waiting for activations."""
 
@@ -61,7 +63,8 @@ class Batches(Protocol):
         ...
 
     def norm_sample(self) -> Float[Tensor, "sample d_in"]:
-        """What the constants of normalising are fitted to, asked for once and before the first batch.
+        """What the constants of normalising are fitted to, asked for once and before the first batch: in every process
+        all of it.
 
         Raises:
             UsageError: there is nothing to train on, or less than one batch.
@@ -69,7 +72,7 @@ class Batches(Protocol):
         ...
 
     def next_batch(self) -> Float[Tensor, "batch d_in"]:
-        """The next activations, in the type that they were read in.
+        """This process's part of the next batch, in the type that the activations were read in.
 
         Raises:
             UsageError: there is nothing to train on, or less than one batch.
@@ -77,7 +80,7 @@ class Batches(Protocol):
         ...
 
     def state_dict(self) -> StreamState:
-        """Where the stream stands."""
+        """Where the stream stands: the same in all processes."""
         ...
 
     def load_state_dict(self, state: StreamState) -> None:

@@ -15,6 +15,7 @@ from hsae_hub.activations.stream import origin_of
 from hsae_hub.activations.vocabulary import choose_rows, describe_rows
 from hsae_hub.artifact import VocabularyConfig
 from hsae_hub.models import Hookpoint, LanguageModel
+from hsae_hub.ops import collective
 from hsae_hub.recipes import DataConfig
 
 
@@ -38,7 +39,7 @@ class RowStream:
         self.lm = lm
         self.batch_size = batch_size
         self.tokens = 0
-        """Rows handed out so far, repeats counted."""
+        """Rows handed out so far to all processes, repeats counted."""
         self.wait_seconds = 0.0
         """Time spent on counting tokens and on reading rows."""
         self._hookpoint = hookpoint
@@ -98,7 +99,7 @@ class RowStream:
         return self._weight[self._trained.to(self.device)]
 
     def next_batch(self) -> Float[Tensor, "batch d_in"]:
-        """The next `batch_size` rows, in the type that the model is in.
+        """Of the next `batch_size` rows those of this process, in the type that the model is in.
 
         Raises:
             UsageError: there is no text to count tokens in, or no token is frequent enough.
@@ -110,7 +111,8 @@ class RowStream:
             epoch, at = divmod(self.tokens, len(self._trained))
             parts.append(self._shuffled(epoch)[at : at + end - self.tokens])
             self.tokens += len(parts[-1])
-        return self._weight[torch.cat(parts).to(self.device)]
+        own = torch.cat(parts)[collective.part().rows(self.batch_size)]
+        return self._weight[own.to(self.device)]
 
     def state_dict(self) -> StreamState:
         """Where the stream stands, and which rows there are."""

@@ -17,6 +17,7 @@ from hsae_hub.activations.windows import WindowStream
 from hsae_hub.artifact import ModelConfig, TokensConfig
 from hsae_hub.errors import UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, tokenizer_sha256
+from hsae_hub.ops import collective
 from hsae_hub.recipes import DataConfig
 
 NORM_SAMPLE = 10_000
@@ -53,6 +54,9 @@ class ActivationStream:
     A buffer is handed out in random order and refilled when half of it is used. Where all of the data fits into it, the
     language model reads each context only once, and an epoch is another order of the same activations. The same seeds
     give the same batches on the same machine, also across `state_dict` and `load_state_dict`.
+
+    Several processes share the work of the language model: each reads every so many contexts, and all have the same
+    buffer. So the batches do not depend on how many they are.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class ActivationStream:
         self.d_in = hookpoint.width(lm)
         self.origin = origin_of(lm, hookpoint, data)
         self.tokens = 0
-        """Activations handed out so far, repeats counted."""
+        """Activations handed out so far to all processes, repeats counted."""
         self.wait_seconds = 0.0
         """Time spent on reading text and activations."""
         self._windows = WindowStream(
@@ -86,6 +90,7 @@ class ActivationStream:
         self._at = 0
         self._spare = torch.empty(0)
         self._complete = False
+        self._at_end = False
 
     @property
     def device(self) -> torch.device:
@@ -110,25 +115,21 @@ class ActivationStream:
         self.wait_seconds += time.perf_counter() - started
 
     def norm_sample(self) -> Float[Tensor, "sample d_in"]:
-        """The next `NORM_SAMPLE` activations, rounded up to whole batches.
+        """The next `NORM_SAMPLE` activations, rounded up to whole batches; all of them in every process.
 
         Raises:
             UsageError: there is no text, or less of it than one batch.
         """
         batches = range(math.ceil(NORM_SAMPLE / self.batch_size))
-        return torch.cat([self.next_batch() for _ in batches])
+        return torch.cat([self._next(collective.Part()) for _ in batches])
 
     def next_batch(self) -> Float[Tensor, "batch d_in"]:
-        """The next `batch_size` activations, on the language model's device, in the type it runs in.
+        """Of the next `batch_size` activations those of this process, on the language model's device and in its type.
 
         Raises:
             UsageError: there is no text, or less of it than one batch.
         """
-        self.fill()
-        rows = self._order[self._at : self._at + self.batch_size]
-        self._at += self.batch_size
-        self.tokens += self.batch_size
-        return self._buffer[rows.to(self._buffer.device)]
+        return self._next(collective.part())
 
     def state_dict(self) -> StreamState:
         """Where the stream stands, with its buffer."""
@@ -164,6 +165,15 @@ class ActivationStream:
         self._spare = tensors["spare"].to(self.lm.device)
         self._order = tensors["order"]
         self._generator.set_state(tensors["generator"])
+
+    def _next(self, part: collective.Part) -> Float[Tensor, "part d_in"]:
+        """Those of the next batch that are a part's."""
+        self.fill()
+        batch = self._order[self._at : self._at + self.batch_size]
+        rows = batch[part.rows(self.batch_size)]
+        self._at += self.batch_size
+        self.tokens += self.batch_size
+        return self._buffer[rows.to(self._buffer.device)]
 
     def _fill_first(self) -> None:
         rows = self._harvest()
@@ -215,8 +225,27 @@ class ActivationStream:
         """Activations of the next contexts; None where an epoch ends."""
         rows = torch.empty(0)
         while len(rows) == 0:
-            contexts = self._windows.take(self.data.batch_contexts)
-            if not contexts:
+            groups = self._take()
+            if not groups:
                 return None
-            rows = read_batch(self.lm, self.hookpoint, batch_contexts(contexts, self.lm, self.data))
+            rank = collective.part().rank
+            own = groups[rank] if rank < len(groups) else []
+            rows = collective.all_rows(self._read(own))
         return rows
+
+    def _take(self) -> list[list[Int64[Tensor, " _"]]]:
+        """The next contexts for each process; for fewer of them where an epoch ends, and then once for none."""
+        groups: list[list[Tensor]] = []
+        while not self._at_end and len(groups) < collective.part().world:
+            contexts = self._windows.take(self.data.batch_contexts)
+            if contexts:
+                groups.append(contexts)
+            else:
+                self._at_end = True
+        self._at_end = self._at_end and bool(groups)  # told once, after the last ones
+        return groups
+
+    def _read(self, contexts: list[Int64[Tensor, " _"]]) -> Float[Tensor, "tokens d_in"]:
+        if not contexts:
+            return torch.empty(0, self.d_in, dtype=self.lm.dtype, device=self.lm.device)
+        return read_batch(self.lm, self.hookpoint, batch_contexts(contexts, self.lm, self.data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Protocol
 from zlib import crc32
@@ -17,6 +18,7 @@ from hsae_hub.activations.contexts import OnProgress, sampled, tokenise, with_bo
 from hsae_hub.activations.sources import documents, fits_in_memory, is_heldout, text_files
 from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.models import LanguageModel
+from hsae_hub.ops import collective
 from hsae_hub.recipes import DataConfig, DataSource
 
 CHUNK = 64
@@ -139,8 +141,8 @@ class WindowStream:
             for i, source in enumerate(data.train):
                 if source.sample is not None:
                     seed = f"{self._sample_seed}/train/{i}"
-                    self._sampled += sampled(
-                        source, source.sample, seed, lm, data, self._on_progress
+                    self._sampled += collective.from_first(
+                        partial(sampled, source, source.sample, seed, lm, data, self._on_progress)
                     )
         pool = list(self._sampled)
         streamed: list[_Reader] = []
@@ -155,6 +157,11 @@ class WindowStream:
             raise UsageError(
                 "there is no text to train on",
                 why="the files of data.train are empty, or all of their documents are held out",
+            )
+        if not collective.is_alike([reader.fingerprint() for reader in self._readers]):
+            raise UsageError(
+                "the processes of this run do not read the same training text",
+                why="a text file, Python's version or the tokenizer is not the same on all machines",
             )
 
 

@@ -11,7 +11,17 @@ import traceback
 
 import typer
 
-from hsae_hub.errors import HSAEError, InterruptedRun, ResourceError, UsageError
+from hsae_hub.errors import (
+    CorruptError,
+    DivergedError,
+    HSAEError,
+    InterruptedRun,
+    NotFoundError,
+    ResourceError,
+    StoppedElsewhere,
+    UsageError,
+)
+from hsae_hub.launch import place
 
 
 def understood(error: BaseException) -> HSAEError | None:
@@ -51,6 +61,18 @@ def unexpected(error: BaseException) -> HSAEError:
         why=f"the traceback is in {file.name}",
         fix="the same command with --debug, or report it with that file",
     )
+
+
+def is_told_elsewhere(error: HSAEError) -> bool:
+    """Whether another of the processes that torchrun started prints this error, or what it came from.
+
+    What stops all of them is told by the first one; what is wrong with a command or a file, by the first one of each
+    machine. The rest may have happened here alone.
+    """
+    here = place()
+    if isinstance(error, StoppedElsewhere | DivergedError | InterruptedRun):
+        return here.rank > 0
+    return here.local_rank > 0 and isinstance(error, UsageError | NotFoundError | CorruptError)
 
 
 def as_text(error: HSAEError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 import warnings
 from typing import Annotated, TextIO
@@ -24,6 +25,9 @@ from hsae_hub.cli import (
     suites,
     train,
 )
+
+_GRACE = 5.0
+"""Seconds in which another process says why all of them end: torchrun stops it when this one has ended."""
 
 app = typer.Typer(
     name="hsae",
@@ -91,6 +95,9 @@ def run(args: list[str]) -> int:
         if debug:
             traceback.print_exc()
         told = failing.understood(error) or failing.unexpected(error)
+        if failing.is_told_elsewhere(told):
+            time.sleep(_GRACE)
+            return told.code
         if "--json" in words:
             typer.echo(failing.as_json(told))
         typer.echo(failing.as_text(told), err=True)

@@ -10,6 +10,7 @@ import typer
 
 from hsae_hub.cli.common import Bars, Device, Json, NoProgress, Output, Quiet
 from hsae_hub.cli.recipes import Overrides
+from hsae_hub.launch import place
 
 if TYPE_CHECKING:
     from hsae_hub.recipes import LoadedRecipe
@@ -66,6 +67,13 @@ def train(
             help="Send the metrics there too; repeatable. Each is an extra of the package.",
         ),
     ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="With torchrun: each process holds a part of the weights and the optimiser's state.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe, say what it will take, and stop.")
     ] = False,
@@ -85,10 +93,12 @@ def train(
       hsae train mine.yaml --log tensorboard
       hsae train gemma2-tiny-en/l3_hsae --cache stores/tiny
       hsae train --resume runs/k32
+      torchrun --nproc-per-node 2 -m hsae_hub train gemma2-tiny-en/l3_hsae --shard
     """
     from hsae_hub.cli.recipes import check
 
-    output = Output("train", json=json, quiet=quiet, no_progress=no_progress)
+    leads = place().rank == 0
+    output = Output("train", json=json, quiet=quiet or not leads, no_progress=no_progress)
     changes = [*(overrides or ()), *(text_source(text) if text else ())]
     changes += [f"data.cache={jsonlib.dumps(str(cache))}"] if cache else []
     if dry_run and recipe is not None:
@@ -104,6 +114,7 @@ def train(
             resume="never" if resume == "never" else "auto",
             device=device,
             log=log or (),
+            shard=shard,
             on_event=lambda event: show_event(event, bars),
         )
     data = {
@@ -113,7 +124,8 @@ def train(
         "seconds": result.seconds,
         "resumed_from": result.resumed_from,
     }
-    output.result(data, str(result.folder), str(result.folder))
+    if leads:
+        output.result(data, str(result.folder), str(result.folder))
 
 
 def _what_to_run(

@@ -14,6 +14,7 @@ import torch
 import hsae_hub
 from hsae_hub.artifact import write_atomic
 from hsae_hub.errors import CorruptError, UsageError
+from hsae_hub.launch import place
 from hsae_hub.recipes import LoadedRecipe, differing, dump_recipe, keys_of, load_recipe
 
 RESOLVED = "resolved.yaml"
@@ -86,6 +87,7 @@ def write_environment(out: Path, loaded: LoadedRecipe, device: torch.device) -> 
         "platform": platform.platform(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "processes": place().world,
         "threads": torch.get_num_threads(),
         "git_commit": commit,
         "git_dirty": dirty,

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hsae_hub.ops.collective import whole
 from hsae_hub.recipes import TrainSection
+from hsae_hub.training.sharding import as_part, in_full
 
 
 def adam(module: nn.Module, train: TrainSection) -> torch.optim.Adam:
@@ -30,29 +32,15 @@ def learning_rate(step: int, train: TrainSection) -> float:
 def clip_gradient(module: nn.Module, clip_norm: float | None) -> float:
     """Scales the gradient down to global norm `clip_norm`, if it is larger; returns the norm that it had."""
     limit = math.inf if clip_norm is None else clip_norm
-    return float(torch.nn.utils.clip_grad_norm_(module.parameters(), limit))
-
-
-def update(optimizer: torch.optim.Optimizer) -> None:
-    """The optimiser's step.
-
-    The fused kernel of the CPU (torch 2.13) copies a gradient whose rows do not lie in memory one after another, and
-    has no use for the copy: for a matrix stored transposed the step takes six times as long. So it is shown those
-    matrices, their gradients and moments, as they lie.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    transposed = [p for p in parameters if not p.is_contiguous()]
-    for parameter in transposed:
-        _transpose_(parameter, optimizer)
-    optimizer.step()
-    for parameter in transposed:
-        _transpose_(parameter, optimizer)
+    return float(whole(torch.nn.utils.clip_grad_norm_(module.parameters(), limit)))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Everything the optimiser remembers, by `parameter number.name`."""
+    """Everything the optimiser remembers, by `parameter number.name`, in the first of several processes."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+    return in_full(
+        {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+    )
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -63,16 +51,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         i, _, name = key.partition(".")
         parameter = parameters[int(i)]
         if value.shape == parameter.shape:  # fused Adam wants a moment laid out as its parameter is
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            value = as_part(value, parameter)
         state.setdefault(int(i), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _transpose_(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
-    """Swaps the last two axes of a parameter, its gradient and its moments; nothing moves in memory."""
-    gradient, parameter.grad = parameter.grad, None
-    parameter.data = parameter.data.mT
-    parameter.grad = None if gradient is None else gradient.mT
-    state = optimizer.state.get(parameter, {})
-    state |= {name: value.mT for name, value in state.items() if value.ndim >= 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import time
@@ -20,19 +21,22 @@ from hsae_hub.activations import (
     RowStream,
     check_cache,
 )
-from hsae_hub.architectures import SAE, build
+from hsae_hub.architectures import SAE, architecture, build
 from hsae_hub.artifact import (
+    LatentTable,
     TrainingConfig,
     read_artifact,
     save_sae,
     write_atomic,
 )
-from hsae_hub.errors import InterruptedRun
+from hsae_hub.errors import InterruptedRun, UsageError
 from hsae_hub.lock import only_one_in
 from hsae_hub.models import Hookpoint, load_language_model, pick_device
+from hsae_hub.ops import collective
 from hsae_hub.recipes import LoadedRecipe, Recipe
 from hsae_hub.signals import StopSignals
 from hsae_hub.training.checkpoints import latest_checkpoint, save_checkpoint
+from hsae_hub.training.distributed import command, joined, largest, leads, together
 from hsae_hub.training.events import Event, OnEvent
 from hsae_hub.training.folder import (
     CHECKPOINTS,
@@ -47,6 +51,7 @@ from hsae_hub.training.folder import (
     write_environment,
 )
 from hsae_hub.training.loggers import Write, check_loggers, open_loggers
+from hsae_hub.training.sharding import gather_
 from hsae_hub.training.stats import latent_tables
 from hsae_hub.training.trainer import Trainer
 
@@ -76,6 +81,7 @@ def train(
     *,
     resume: Literal["auto", "never"] = "auto",
     device: str | None = None,
+    shard: bool = False,
     log: Sequence[str] = (),
     on_event: OnEvent | None = None,
 ) -> TrainResult:
@@ -85,35 +91,55 @@ def train(
     ends with the same weights as a run that was never stopped, bit for bit. A finished run is only read, and keeps no
     checkpoint. The first Ctrl-C or SIGTERM lets the step end and saves.
 
+    The processes that torchrun starts, each calling it, train as one: on the batches that one process would have, each
+    on its part of them, and with `shard` with its part of the weights and moments (FSDP2). The first one writes the
+    folder, which all have to see, and hears of events. Any number of processes goes on where others stopped.
+
     Raises:
-        UsageError: the folder holds something else or another recipe's run, the text is too little, or the store of
-            `data.cache` holds something else.
-        ConflictError: another process is training into the folder.
+        UsageError: the folder holds something else or another recipe's run, the text is too little, the store of
+            `data.cache` holds something else, or an architecture cannot be sharded.
+        ConflictError: another run is training into the folder.
         ResourceError: a logger's package is not installed.
         MisfitError: the SAE's width is not the model's, or there is no such place in the model.
         CorruptError: the text is not the one that the run began with.
         DivergedError: a loss, gradient or weight is not finite; the last good checkpoint stays.
         InterruptedRun: a signal came; its `fix` is the command that resumes.
+        StoppedElsewhere: another process failed.
     """
     out = Path(out)
     check_loggers(log)
-    run = _Run(loaded, out, on_event or (lambda event: None))
-    check_folder(out, loaded, resume)
-    if (out / SUMMARY).is_file():
-        run.say(0, "this run is finished already")
-        return run.result(None, device)
-    check_cache(loaded.recipe)
-    with only_one_in(out, "training into"), StopSignals() as stop, ExitStack() as stack:
-        check_folder(out, loaded, resume)  # again: somebody may have been faster
-        open_folder(out, loaded)
-        run.log = stack.enter_context(open_loggers(log, out, loaded.recipe))
-        stop.at_once = lambda number: run.interrupted(number, "before its first step")
-        trainer, resumed_from = run.prepare(device)
-        stop.at_once = None
-        run.loop(trainer, stop)
-        stop.at_once = lambda number: run.interrupted(number, "after its last step")
-        run.finish(trainer)
-    return run.result(resumed_from, device)
+    if shard:
+        _refuse_unsharded(loaded.recipe)
+    with joined(device) as own:
+        run = _Run(loaded, out, on_event if on_event and leads() else (lambda event: None))
+        with together():
+            if leads():
+                check_folder(out, loaded, resume)
+        if largest((out / SUMMARY).is_file()):
+            run.say(0, "this run is finished already")
+            return run.result(None, own)
+        with ExitStack() as stack, StopSignals() as stop:
+            with together():
+                check_cache(loaded.recipe)
+                if leads():
+                    run.begin(stack, resume, log)
+            stop.at_once = lambda number: run.interrupted(number, "before its first step")
+            trainer, resumed_from = run.prepare(own, shard)
+            stop.at_once = None
+            run.loop(trainer, stop)
+            stop.at_once = lambda number: run.interrupted(number, "after its last step")
+            run.finish(trainer)
+        return run.result(resumed_from, own)
+
+
+def _refuse_unsharded(recipe: Recipe) -> None:
+    names = {config.architecture for config in recipe.saes().values()}
+    if whole := sorted(name for name in names if not architecture(name).can_shard):
+        raise UsageError(
+            f"{', '.join(whole)} cannot be sharded",
+            why="it exchanges latents while it trains",
+            fix="the same command without --shard: each process holds all of it",
+        )
 
 
 class _Run:
@@ -133,22 +159,43 @@ class _Run:
         return InterruptedRun(
             f"stopped by {signal.Signals(number).name} {where}",
             signal=number,
-            fix=f"hsae train --resume {self.out}",
+            fix=f"{command()} --resume {self.out}",
         )
 
-    def prepare(self, device: str | None) -> tuple[Trainer, int | None]:
+    def begin(self, stack: ExitStack, resume: Literal["auto", "never"], log: Sequence[str]) -> None:
+        """Holds the folder, says in it what is run, and opens loggers; `stack` undoes it."""
+        stack.enter_context(only_one_in(self.out, "training into"))
+        check_folder(self.out, self.loaded, resume)  # again: somebody may have been faster
+        open_folder(self.out, self.loaded)
+        self.log = stack.enter_context(open_loggers(log, self.out, self.recipe))
+
+    def prepare(self, device: str | None, shard: bool) -> tuple[Trainer, int | None]:
+        recipe = self.recipe
+        with together():
+            stream, built = self._load(device)
+            if leads():
+                self.environment = write_environment(self.out, self.loaded, stream.device)
+        start = f"{command()} {self.out / RESOLVED}"
+        trainer = Trainer(built, stream, recipe.train, command=start, shard=shard)
+        resumed_from = self._restore(trainer)
+        trainer.fill()
+        return trainer, resumed_from
+
+    def _load(self, device: str | None) -> tuple[Batches, dict[str, SAE[Any]]]:
         recipe = self.recipe
         stream = self._stream(device)
-        self.environment = write_environment(self.out, self.loaded, stream.device)
         recipe.check_width(stream.d_in)
+        world = collective.part().world
+        if recipe.train.batch_size < world:
+            raise UsageError(
+                f"train.batch_size (={recipe.train.batch_size}) must be at least the number of "
+                f"processes (={world})"
+            )
         built = {
             name: build(config, seed=recipe.seed_for("init")).to(stream.device, _dtype(recipe))
             for name, config in recipe.saes().items()
         }
-        trainer = Trainer(built, stream, recipe.train, command=f"hsae train {self.out / RESOLVED}")
-        resumed_from = self._restore(trainer)
-        trainer.fill()
-        return trainer, resumed_from
+        return stream, built
 
     def _stream(self, device: str | None) -> Batches:
         recipe = self.recipe
@@ -159,6 +206,7 @@ class _Run:
                 batch_size=recipe.train.batch_size,
                 seed=recipe.seed_for("data"),
                 device=pick_device(device),
+                part=collective.part(),
             )
         kind = RowStream if recipe.data.vocabulary else ActivationStream
         return kind(
@@ -175,10 +223,17 @@ class _Run:
 
     def _restore(self, trainer: Trainer) -> int | None:
         folder = self.out / CHECKPOINTS
-        checkpoint, skipped = latest_checkpoint(folder)
-        for message in skipped:
-            self.say(0, message)
-        cut_metrics(self.out / METRICS, checkpoint.step if checkpoint else 0)
+        with together():
+            checkpoint, skipped = latest_checkpoint(folder)
+            for message in skipped:
+                self.say(0, message)
+            if leads():
+                cut_metrics(self.out / METRICS, checkpoint.step if checkpoint else 0)
+        if not collective.is_alike(checkpoint.step if checkpoint else None):
+            raise UsageError(
+                f"the processes do not find the same checkpoints in {self.out}",
+                fix="--out on a disk that all machines share",
+            )
         if checkpoint is None:
             return None
         trainer.restore(checkpoint, folder / f"{checkpoint.step:08d}")
@@ -187,7 +242,8 @@ class _Run:
 
     def loop(self, trainer: Trainer, stop: StopSignals) -> None:
         n_steps = self.recipe.train.n_steps
-        with (self.out / METRICS).open("a", encoding="utf-8", buffering=1) as metrics:
+        path = self.out / METRICS if leads() else Path(os.devnull)
+        with path.open("a", encoding="utf-8", buffering=1) as metrics:
             while not trainer.done:
                 line = trainer.advance()
                 if line is not None:
@@ -195,28 +251,40 @@ class _Run:
                     self.log(line)
                 self.tell(Event("train", trainer.step, n_steps, line))
                 due = trainer.step % self.recipe.train.checkpoint_every == 0
-                if due or trainer.done or stop.received is not None:
+                signalled = largest(stop.received or 0)
+                if due or trainer.done or signalled:
                     self._save(trainer)
-                if stop.received is not None:
+                if signalled:
                     raise self.interrupted(
-                        stop.received, f"after step {trainer.step} of {n_steps}, which is saved"
+                        signalled, f"after step {trainer.step} of {n_steps}, which is saved"
                     )
 
     def _save(self, trainer: Trainer) -> None:
         started = time.perf_counter()
-        trainer.saved = save_checkpoint(self.out / CHECKPOINTS, trainer.checkpoint())
+        checkpoint = trainer.checkpoint()
+        with together():
+            if leads():
+                trainer.saved = save_checkpoint(self.out / CHECKPOINTS, checkpoint)
         _log.info("saved %s in %.1f s", trainer.saved, time.perf_counter() - started)
 
     def finish(self, trainer: Trainer) -> None:
-        recipe, stream = self.recipe, trainer.stream
-        tokens = stream.tokens
+        tokens = trainer.stream.tokens
         saes = {member.name: member.sae for member in trainer.members}
+        for sae in saes.values():
+            gather_(sae)
         tables = latent_tables(
             saes,
-            stream,
-            recipe.eval.tokens,
+            trainer.stream,
+            self.recipe.eval.tokens,
             on_progress=lambda done, total: self.tell(Event("stats", done, total)),
         )
+        with together():
+            if leads():
+                self._write(trainer, tables, tokens)
+
+    def _write(self, trainer: Trainer, tables: dict[str, LatentTable], tokens: int) -> None:
+        recipe, stream = self.recipe, trainer.stream
+        saes = {member.name: member.sae for member in trainer.members}
         for name in reversed(saes):  # the main SAE names its baseline, so it comes last
             save_sae(
                 saes[name],
@@ -250,7 +318,8 @@ class _Run:
         write_atomic(self.out / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def result(self, resumed_from: int | None, device: str | None) -> TrainResult:
-        shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)  # a finished run is only read
+        if leads():
+            shutil.rmtree(self.out / CHECKPOINTS, ignore_errors=True)  # a finished run is only read
         summary = read_json(self.out / SUMMARY)
         read = {
             name: read_artifact(self._folder(name), device=device or "cpu").sae

@@ -1,4 +1,7 @@
-"""The training loop: one stream of activations, and any number of SAEs that learn from the same batches."""
+"""The training loop: one stream of activations, and any number of SAEs that learn from the same batches.
+
+Several processes each take their part of every batch; what they do between two steps is the same in all of them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from hsae_hub.activations import Batches, StreamState
 from hsae_hub.architectures import SAE, TrainStep
 from hsae_hub.errors import DivergedError
 from hsae_hub.metrics import ReconstructionStats
+from hsae_hub.ops import collective
 from hsae_hub.recipes import TrainSection
 from hsae_hub.training.checkpoints import Checkpoint
 from hsae_hub.training.optim import (
@@ -24,7 +28,15 @@ from hsae_hub.training.optim import (
     learning_rate,
     load_optimizer_tensors,
     optimizer_tensors,
-    update,
+)
+from hsae_hub.training.sharding import (
+    add_gradients_,
+    as_part,
+    in_full,
+    is_sharded,
+    loss_weight,
+    own_part,
+    shard_,
 )
 
 
@@ -48,8 +60,15 @@ class Trainer:
         train: TrainSection,
         *,
         command: str,
+        shard: bool = False,
     ) -> None:
-        """`command` begins this run anew; it is what an error names."""
+        """`command` begins this run anew; it is what an error names.
+
+        With `shard` each of several processes holds a part of every SAE and of its optimiser's state.
+        """
+        if shard and not collective.alone():
+            for sae in saes.values():
+                shard_(sae)
         self.stream = stream
         self.train = train
         self.step = 0
@@ -107,7 +126,7 @@ class Trainer:
         }
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that the next step depends on.
+        """Everything that the next step depends on; of several processes the first one has it.
 
         Raises:
             DivergedError: a weight is not finite.
@@ -116,9 +135,10 @@ class Trainer:
         tensors = {"stream": stream.tensors}
         for member in self.members:
             for name, parameter in member.sae.named_parameters():
-                if not bool(parameter.isfinite().all()):
+                bad = (~own_part(parameter).isfinite()).sum()
+                if int(collective.total(bad)) > 0:
                     raise self._diverged(member, f"weight {name}", math.nan)
-            tensors[f"weights.{member.name}"] = member.sae.state_dict()
+            tensors[f"weights.{member.name}"] = in_full(member.sae.state_dict())
             tensors[f"optimizer.{member.name}"] = optimizer_tensors(member.optimizer)
         values = {"stream": stream.values, "seconds": self.seconds}
         return Checkpoint(self.step, values, tensors)
@@ -132,7 +152,11 @@ class Trainer:
         state = StreamState(checkpoint.values["stream"], checkpoint.tensors["stream"])
         self.stream.load_state_dict(state)
         for member in self.members:
-            member.sae.load_state_dict(checkpoint.tensors[f"weights.{member.name}"])
+            weights = checkpoint.tensors[f"weights.{member.name}"]
+            if is_sharded(member.sae):
+                lying = member.sae.state_dict()
+                weights = {name: as_part(x, lying[name]) for name, x in weights.items()}
+            member.sae.load_state_dict(weights)
             moments = checkpoint.tensors[f"optimizer.{member.name}"]
             load_optimizer_tensors(member.optimizer, moments)
         self.step = checkpoint.step
@@ -147,30 +171,33 @@ class Trainer:
         measured = batch_metrics(sae, x) if is_logged else {}
         optimizer.zero_grad()
         losses = sae.losses(x, step)
-        loss = losses["loss"]
-        if not math.isfinite(value := float(loss.detach())):
+        value = float(collective.mean_over_rows(losses["loss"].detach(), len(x)))
+        if not math.isfinite(value):
             raise self._diverged(member, "loss", value, x)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(losses["loss"], loss_weight(sae, len(x), self.train.batch_size))
+        add_gradients_(sae)
         sae.before_update()
         norm = clip_gradient(sae, self.train.clip_norm)
         if not math.isfinite(norm):
             raise self._diverged(member, "gradient's norm", norm, x)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        update(optimizer)
+        optimizer.step()
         sae.after_update(step, optimizer)
         if not is_logged:
             return {}
-        parts = {name: float(part.detach()) for name, part in losses.items()}
-        return {**parts, **measured, "grad_norm": norm}
+        values = torch.stack([part.detach() for part in losses.values()])
+        parts = collective.mean_over_rows(values, len(x)).tolist()
+        return {**dict(zip(losses, parts, strict=True)), **measured, "grad_norm": norm}
 
     def _diverged(
         self, member: Member, what: str, value: float, x: Tensor | None = None
     ) -> DivergedError:
         lm_dtype = self.stream.origin.model.dtype
         peak = self.train.lr
-        if x is not None and not bool(x.isfinite().all()):
-            share = f"{int((~x.isfinite()).sum())} of {x.numel()} values"
+        bad = 0 if x is None else collective.total_count(int((~x.isfinite()).sum()))
+        if x is not None and bad > 0:
+            share = f"{bad} of {collective.total_count(x.numel())} values"
             why = f"the batch of activations is not finite ({share}); the model runs in {lm_dtype}"
             change = "model.dtype=float32"
         elif self.step == 0:
@@ -195,11 +222,12 @@ class Trainer:
 
 @torch.no_grad()
 def batch_metrics(sae: SAE[Any], x: Float[Tensor, "batch d_in"]) -> dict[str, float]:
-    """Explained variance (where the batch has any) and mean L0 on a batch of raw activations."""
+    """Explained variance (where the batch has any) and mean L0 on a batch of raw activations, all processes' parts."""
     output = sae(x)
-    l0 = float(output.acts.l0().mean())
-    if len(x) < 2:
-        return {"l0": l0}
+    l0 = float(collective.mean_over_rows(output.acts.l0().mean(), len(x)))
     stats = ReconstructionStats(sae.d_in)
     stats.update(x, output.sae_out)
+    stats.pool(collective.total)
+    if stats.tokens < 2:
+        return {"l0": l0}
     return {"explained_variance": stats.explained_variance(), "l0": l0}
