@@ -122,7 +122,7 @@ def test_decoder_rows_stay_unit() -> None:
     np.testing.assert_allclose(arrays(sae)["W_dec"], moved, rtol=1e-6)
 
 
-def test_the_threshold_is_saved_and_training_state_comes_back(tmp_path: Path) -> None:
+def test_the_threshold_is_saved(tmp_path: Path) -> None:
     sae = make()
     for i in range(2):
         sae.losses(batch(i), TrainStep(i, 10))
@@ -131,12 +131,6 @@ def test_the_threshold_is_saved_and_training_state_comes_back(tmp_path: Path) ->
     loaded = read_artifact(tmp_path).sae
     x = batch().float()
     assert torch.equal(loaded(x).sae_out, sae(x).sae_out) and loaded.threshold.all()
-    resumed = make().float()
-    resumed.load_state_dict(sae.state_dict())
-    for each in (sae, resumed):
-        each.losses(x, TrainStep(2, 10))
-    assert torch.equal(sae.threshold, resumed.threshold)
-    assert torch.equal(sae.tokens_since_fired, resumed.tokens_since_fired)
 
 
 def test_ties_never_keep_more_than_the_batch_may_have() -> None:

@@ -239,27 +239,15 @@ def test_a_run_agrees_with_the_paper(settings: dict[str, Any]) -> None:
     assert bool(merges) == sae.config.merge and all((i + 1) % 5 == 0 for i in merges)
 
 
-def test_a_resumed_run_goes_on_the_same() -> None:
-    def run(stop: int | None) -> DynamicSAE:
-        sae = make(min_rate=0.2, merge_cosine=0.7)
-        optimizer = torch.optim.Adam(sae.parameters(), lr=LR)
-        for i in range(16):
-            if i == stop:
-                kept, moments = sae.state_dict(), optimizer.state_dict()
-                sae = make(min_rate=0.2, merge_cosine=0.7)
-                sae.load_state_dict(kept)
-                optimizer = torch.optim.Adam(sae.parameters(), lr=LR)
-                optimizer.load_state_dict(moments)
-            step(sae, optimizer, i)
-        return sae
-
-    whole, resumed = run(None), run(6)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-    assert whole.fired.any() and whole.batches_seen.any()
-    assert not {"fired", "batches_seen"} & set(whole.weights())
-    whole.reset_counters()
-    assert not whole.fired.any() and not whole.batches_seen.any()
+def test_what_training_counts_is_no_part_of_the_artifact() -> None:
+    sae = make()
+    optimizer = torch.optim.Adam(sae.parameters(), lr=LR)
+    for i in range(3):
+        step(sae, optimizer, i)
+    assert sae.fired.any() and sae.batches_seen.any()
+    assert not {"fired", "batches_seen"} & set(sae.weights())
+    sae.reset_counters()
+    assert not sae.fired.any() and not sae.batches_seen.any()
 
 
 def test_examples_are_drawn_in_proportion_to_their_squared_loss() -> None:

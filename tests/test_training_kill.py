@@ -11,9 +11,8 @@ import time
 import pytest
 import torch
 import yaml
-from test_training import RECIPE, assert_same_weights, metrics, one_thread  # noqa: F401
+from test_training import RECIPE, assert_same_weights, one_thread  # noqa: F401
 
-from hsae_hub.errors import ConflictError
 from hsae_hub.recipes import load_recipe
 from hsae_hub.training import train
 from hsae_hub.training.checkpoints import latest_checkpoint
@@ -22,7 +21,6 @@ SCRIPT = """
 import json, sys, time, torch
 torch.set_num_threads(int(sys.argv[3]))
 from hsae_hub.errors import HSAEError
-from hsae_hub.errors import ConflictError
 from hsae_hub.recipes import load_recipe
 from hsae_hub.training import train
 
@@ -78,24 +76,6 @@ def stop_after(process, step, number):
     process.stdout.close()
     process.wait(timeout=60)
     return rest
-
-
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(recipe_file, undisturbed, tmp_path):
-    out, step = tmp_path / "out", random.randrange(3, 12)
-    process = start(recipe_file, out, pause=0.3)
-    assert process.stdout.readline().strip() == "1"
-    with pytest.raises(
-        ConflictError, match=f"^{out} is in use: process {process.pid} on .* into it$"
-    ):
-        train(load_recipe(recipe_file), out, device="cpu")
-    stop_after(process, step, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, f"killed at step {step}"
-    saved = latest_checkpoint(out / "checkpoints")[0].step
-    assert saved % 2 == 0 and step - 2 <= saved < 20, f"killed at step {step}"
-    result = train(load_recipe(recipe_file), out, device="cpu")
-    assert result.resumed_from == saved, f"killed at step {step}"
-    assert_same_weights(out, undisturbed)
-    assert metrics(out) == metrics(undisturbed)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
