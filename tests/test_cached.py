@@ -12,10 +12,14 @@ from stores import in_order, make, rows
 from hsae_hub.activations import Batches, CachedStream, StreamState
 from hsae_hub.activations import cached as cached_file
 from hsae_hub.errors import CorruptError, UsageError
+from hsae_hub.ops.collective import Part
+
+pytest_plugins = ["store_fixtures"]
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(quick, tmp_path_factory):
     """Of 300 rows in five shards, so that a batch of 64 has blocks of 4."""
     made = make(tmp_path_factory.mktemp("store") / "store", tokens=300, shard_tokens=60)
     return made.folder
@@ -73,7 +77,7 @@ def test_processes_together_read_the_batches_of_one(store, world, monkeypatch):
     one.close()
     everything = sum(asked)
     asked.clear()
-    parts = [stream(store, part=(rank, world)) for rank in range(world)]
+    parts = [stream(store, part=Part(rank, world)) for rank in range(world)]
     for batch in whole:
         assert torch.equal(torch.cat([part.next_batch() for part in parts]), batch)
     assert {part.tokens for part in parts} == {12 * 64}
@@ -101,14 +105,14 @@ def test_it_goes_on_from_a_saved_position_which_is_a_few_numbers(store, at):
 def test_a_position_holds_for_any_number_of_processes(store):
     given = stream(store)
     take(given, 3)
-    halves = [stream(store, part=(rank, 2)) for rank in range(2)]
+    halves = [stream(store, part=Part(rank, 2)) for rank in range(2)]
     for half in halves:
         half.load_state_dict(given.state_dict())
     assert torch.equal(torch.cat([half.next_batch() for half in halves]), given.next_batch())
 
 
 def test_normalising_is_fitted_to_the_same_rows_in_every_process(store):
-    whole, halves = stream(store), [stream(store, part=(rank, 2)) for rank in range(2)]
+    whole, halves = stream(store), [stream(store, part=Part(rank, 2)) for rank in range(2)]
     given = [each.norm_sample() for each in (whole, *halves) if each.fill() is None]
     assert len(given[0]) == 157 * 64 == whole.tokens  # 10,000 rounded up to batches
     assert torch.equal(given[0], take(stream(store), 157))

@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from stores import LINES, RECIPE, content
 
@@ -14,13 +13,8 @@ from hsae_hub.activations import harvesting
 from hsae_hub.cli.main import run
 from hsae_hub.recipes import load_recipe, without_paths
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytest_plugins = ["store_fixtures"]
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +26,7 @@ def recipe_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def store(recipe_file, tmp_path_factory):
+def store(quick, recipe_file, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("store") / "kept")
     options = ["--tokens", "400", "--shard-tokens", "150", "--device", "cpu"]
     assert run(["cache", "make", recipe_file, "--out", folder, *options]) == 0

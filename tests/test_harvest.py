@@ -1,12 +1,8 @@
 """Harvesting activations into a store: what is in it, that it is mixed, and that it survives being stopped."""
 
-import dataclasses
 import itertools
 import math
-import os
 import shutil
-import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,47 +11,29 @@ from stores import LINES, TOKENS, content, in_order, make, recipe, rows, shards
 
 from hsae_hub.activations import ActivationStream, WindowStream, harvest, harvesting, is_heldout
 from hsae_hub.activations import buckets as buckets_file
-from hsae_hub.activations import stream as stream_file
 from hsae_hub.activations.buckets import Buckets, bucket_of
 from hsae_hub.errors import (
-    ConflictError,
     CorruptError,
-    InterruptedRun,
     MisfitError,
     ResourceError,
     UsageError,
 )
-from hsae_hub.models import Hookpoint, load_language_model
+from hsae_hub.models import Hookpoint
 from hsae_hub.recipes import VocabularySection
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors here are too small for more, and threads wait long for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytest_plugins = ["store_fixtures"]
+pytestmark = pytest.mark.usefixtures("quick")
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return load_language_model(device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def quick(lm, monkeypatch):
-    """The model is loaded once, and no test waits for the disk."""
-    monkeypatch.setattr(harvesting, "load_language_model", lambda *args, **options: lm)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+@pytest.fixture
+def lm(tiny_lm):
+    return tiny_lm
 
 
 @pytest.fixture(scope="module")
-def whole(lm, tmp_path_factory):
-    """A harvest that nothing disturbed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harvesting, "load_language_model", lambda *args, **options: lm)
-        return make(tmp_path_factory.mktemp("whole") / "store")
+def whole(quick, tmp_path_factory):
+    """A store that is only looked at."""
+    return make(tmp_path_factory.mktemp("whole") / "store")
 
 
 def contexts_of(lm, config):
@@ -226,199 +204,6 @@ def test_a_small_buffer_writes_the_same_buckets(tmp_path, monkeypatch):
         assert sum(buckets.rows) == buckets.added == 1000
         found.append(buckets.read(range(5)))
     assert np.array_equal(*found)
-
-
-# --- stopped and gone on ---
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL at one moment; nothing of ours catches it."""
-
-
-def kill_at(patch, number):
-    """Ends a harvest before or after the so-manieth call that changes its folder; returns the calls so far."""
-    calls = []
-
-    def wrapped(real):
-        def moment(name):
-            calls.append(f"{name} {real.__name__}")
-            if len(calls) == number:
-                raise Killed
-
-        def call(*args, **options):
-            moment("before")
-            result = real(*args, **options)
-            moment("after")
-            return result
-
-        return call
-
-    for name in (
-        "begin",
-        "save_state",
-        "save_text",
-        "write_shard",
-        "write_atomic",
-        "flush",
-        "clean",
-    ):
-        patch.setattr(harvesting, name, wrapped(getattr(harvesting, name)))
-    for name in ("_write", "commit", "remove"):
-        patch.setattr(Buckets, name, wrapped(getattr(Buckets, name)))
-    patch.setattr(Path, "replace", wrapped(Path.replace))
-    return calls
-
-
-def small(folder, *, sample=40, **options):
-    """Three batches of contexts, two shards."""
-    sampled = [{"sample": sample}] if sample else []
-    data = {"train": [{"lines": LINES[:20]}, *sampled], "heldout_fraction": 0.01}
-    return make(folder, data=data, **({"tokens": 180, "shard_tokens": 90} | options))
-
-
-@pytest.fixture
-def embeddings(lm, monkeypatch):
-    """Rows that cost nothing and follow from the tokens; nor is the vocabulary hashed again and again."""
-    monkeypatch.setattr(stream_file, "tokenizer_sha256", lambda tokenizer: "0" * 64)
-    table = lm.hf.get_input_embeddings().weight
-    monkeypatch.setattr(harvesting, "read_batch", lambda lm, _, batch: table[batch.ids[batch.kept]])
-
-
-def test_a_harvest_killed_at_any_moment_ends_with_the_same_bytes(tmp_path, monkeypatch, embeddings):
-    monkeypatch.setattr(harvesting, "COMMIT_SECONDS", 0.0)
-    undisturbed = content(small(tmp_path / "undisturbed", sample=0).folder)
-    assert len(undisturbed) == 3  # two shards and store.json
-    number, finished, kept = 0, False, set()
-    while not finished:
-        number += 1
-        out = tmp_path / str(number)
-        with monkeypatch.context() as patch:
-            calls = kill_at(patch, number)
-            try:
-                small(out, sample=0)
-                finished = True
-            except Killed:
-                pass
-        result = small(out, sample=0)
-        kept.add(result.resumed_from)
-        assert content(out) == undisturbed, f"killed {calls[-1]}, call {number}"
-        shutil.rmtree(out)
-    assert number > 80
-    assert {None, 0, 180} < kept and len(kept) == 5
-
-
-def test_a_harvest_that_is_killed_again_and_again_gets_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(harvesting, "COMMIT_SECONDS", 0.0)
-    undisturbed = content(small(tmp_path / "undisturbed").folder)
-    kills, finished = 0, False
-    while not finished:
-        with monkeypatch.context() as patch:
-            kill_at(patch, 24)
-            try:
-                small(tmp_path / "store")
-                finished = True
-            except Killed:
-                kills += 1
-    assert kills > 3
-    assert content(tmp_path / "store") == undisturbed
-
-
-@pytest.mark.parametrize(
-    ("phase", "number", "code"),
-    [
-        ("sample", signal.SIGINT, 130),
-        ("count", signal.SIGTERM, 143),
-        ("harvest", signal.SIGINT, 130),
-        ("shuffle", signal.SIGTERM, 143),
-    ],
-)
-def test_a_signal_keeps_what_was_read_and_says_how_to_go_on(
-    tmp_path, embeddings, phase, number, code
-):
-    out, seen = tmp_path / "store", []
-
-    def tell(told, done, total):
-        seen.append(told)
-        if seen.count(phase) == 3 - 2 * (phase in ("sample", "count")):
-            signal.raise_signal(number)
-
-    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(InterruptedRun) as caught:
-        small(out, tokens=None, on_progress=tell, command="hsae cache make mine --out there")
-    assert (caught.value.code, caught.value.fix) == (code, "hsae cache make mine --out there")
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert not (out / "store.json").exists()
-    result = small(out, tokens=None)
-    assert bool(result.resumed_from) == (phase in ("harvest", "shuffle"))
-    assert content(out) == content(small(tmp_path / "undisturbed", tokens=None).folder)
-
-
-def test_a_finished_store_is_only_read(whole):
-    before = {path: path.stat().st_mtime_ns for path in whole.folder.rglob("*")}
-    again = make(whole.folder)
-    assert {path: path.stat().st_mtime_ns for path in whole.folder.rglob("*")} == before
-    assert again.config == whole.config and again.resumed_from is None
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_another_harvest_does_not_go_on_in_it(whole, tmp_path, finished):
-    out = whole.folder
-    if not finished:
-        out = tmp_path / "store"
-        with pytest.raises(InterruptedRun):
-            make(out, on_progress=lambda phase, done, _: done > 90 and signal.raise_signal(2))
-    with pytest.raises(
-        UsageError, match=r"differ in data\.context_length, dtype, tokens"
-    ) as caught:
-        make(out, data={"context_length": 10}, dtype="float16", tokens=999)
-    assert caught.value.problems[-1] == "tokens: 1000 there, 999 now"
-
-
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    (tmp_path / "letters.txt").write_text("Dear Ada,")
-    with pytest.raises(UsageError, match="is not empty and holds no store"):
-        make(tmp_path)
-    with pytest.raises(UsageError, match="is a file"):
-        make(tmp_path / "letters.txt")
-    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
-
-
-def test_two_harvests_never_share_a_folder(tmp_path):
-    out = tmp_path / "store"
-
-    def tell(phase, done, total):
-        if phase == "harvest" and done == 0:
-            with pytest.raises(ConflictError, match="harvesting into it"):
-                make(out)
-
-    assert content(make(out, on_progress=tell).folder) == content(make(tmp_path / "b").folder)
-
-
-def stopped(out):
-    with pytest.raises(InterruptedRun):
-        make(out, on_progress=lambda phase, done, _: done > 300 and signal.raise_signal(2))
-
-
-def test_it_does_not_go_on_with_another_model(lm, tmp_path, monkeypatch):
-    stopped(tmp_path / "store")
-    other = dataclasses.replace(lm, revision="0123")
-    monkeypatch.setattr(harvesting, "load_language_model", lambda *args, **options: other)
-    with pytest.raises(MisfitError, match="not the model that this harvest began with") as caught:
-        make(tmp_path / "store")
-    assert caught.value.why == "they differ in revision"
-
-
-def test_what_a_harvest_kept_is_not_trusted_blindly(tmp_path):
-    out = tmp_path / "store"
-    stopped(out)
-    bucket = sorted((out / ".harvest").glob("bucket-*"))[2]
-    bucket.write_bytes(bucket.read_bytes()[:-8])
-    with pytest.raises(CorruptError, match=r"bucket-\d+\.bin has \d+ bytes, expected"):
-        make(out)
-    state = out / ".harvest" / "state.json"
-    state.write_text(state.read_text()[:50])
-    with pytest.raises(CorruptError, match=r"state\.json is damaged"):
-        make(out)
 
 
 # --- refused ---

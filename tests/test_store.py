@@ -12,9 +12,12 @@ from hsae_hub.activations import cached as cached_file
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 from hsae_hub.recipes import Recipe
 
+pytest_plugins = ["store_fixtures"]
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(quick, tmp_path_factory):
     return make(tmp_path_factory.mktemp("whole") / "store", tokens=300, shard_tokens=100).folder
 
 

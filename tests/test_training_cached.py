@@ -3,11 +3,13 @@
 import json
 import shutil
 import signal
+import subprocess
 
 import pytest
 import torch
 import yaml
 from stores import RECIPE, make
+from test_distributed import started
 
 from hsae_hub.artifact import read_artifact
 from hsae_hub.errors import CorruptError, InterruptedRun, UsageError
@@ -16,17 +18,12 @@ from hsae_hub.recipes import load_recipe
 from hsae_hub.training import run as run_file
 from hsae_hub.training import train
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytest_plugins = ["store_fixtures"]
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(quick, tmp_path_factory):
     return make(tmp_path_factory.mktemp("store") / "kept", tokens=None).folder
 
 
@@ -107,6 +104,19 @@ def test_it_learns_as_well_as_from_the_model_itself(recipe_file, store, tmp_path
     assert mine == pytest.approx(theirs, abs=0.03)
     first = json.loads((tmp_path / "cached" / "metrics.jsonl").read_text().splitlines()[0])
     assert mine > first["sae"]["explained_variance"] + 0.2
+
+
+def test_two_processes_learn_from_the_batches_of_one(recipe_file, store, tmp_path):
+    both, few = tmp_path / "both", ("train.steps=6", "train.batch_size=33")
+    command = ["train", recipe_file, "--cache", store, "--out", both, "--device", "cpu", "-q"]
+    words = [word for change in few for word in ("--set", change)]
+    process = started("-m", "hsae_hub", *command, *words, stdout=subprocess.DEVNULL)
+    assert process.wait(timeout=250) == 0
+    one = train(cached(recipe_file, store, *few), tmp_path / "one", device="cpu")
+    mine, theirs = weights(both), weights(one.folder)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(mine[name], tensor, rtol=1e-3, atol=1e-5)
+    assert last(both)["tokens"] == last(one.folder)["tokens"] == 6 * 33
 
 
 def test_it_is_measured_on_what_the_harvest_held_out(recipe_file, store, tmp_path):

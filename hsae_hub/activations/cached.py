@@ -22,6 +22,8 @@ from hsae_hub.activations.shards import Store, open_store
 from hsae_hub.activations.store import shard_name
 from hsae_hub.activations.stream import NORM_SAMPLE
 from hsae_hub.errors import CorruptError, UsageError
+from hsae_hub.ops import collective
+from hsae_hub.ops.collective import Part
 
 AHEAD = 2
 """Batches that are read ahead."""
@@ -38,8 +40,8 @@ class CachedStream:
     block, rows are in the random order that the store was written in. So a position is one number. Values are those
     that a language model would give to `ActivationStream`, in the store's type.
 
-    With `part`, `(rank, world)`, batches are the rank's slice of the global ones, in order; only its rows are read.
-    `tokens` and the saved position count global rows, so that a run may go on with another number of processes.
+    Of several processes each is handed out, and reads, its own `part` of every batch. `tokens` and the saved position
+    count the rows of all, so that a run may go on with another number of processes.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class CachedStream:
         batch_size: int,
         seed: int,
         device: torch.device | str = "cpu",
-        part: tuple[int, int] = (0, 1),
+        part: Part | None = None,
     ) -> None:
         """
         Raises:
@@ -73,8 +75,7 @@ class CachedStream:
         """Time spent on waiting for the disk."""
         self._device = torch.device(device)
         self._fingerprint = store.config.fingerprint
-        rank, world = part
-        self._part = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
+        self._part = (part or collective.part()).rows(batch_size)
         self._reader = _Reader(store, batch_size, seed, pin=self._device.type == "cuda")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._ahead: deque[Future[Tensor]] = deque()

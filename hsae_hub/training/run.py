@@ -206,7 +206,6 @@ class _Run:
                 batch_size=recipe.train.batch_size,
                 seed=recipe.seed_for("data"),
                 device=pick_device(device),
-                part=collective.part(),
             )
         kind = RowStream if recipe.data.vocabulary else ActivationStream
         return kind(
