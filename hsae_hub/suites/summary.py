@@ -110,14 +110,15 @@ def _judge(claim: Claim, values: Mapping[str, Mapping[str, list[float]]]) -> Jud
 def markdown(results: Results) -> str:
     """The command, the table, with the paper's figures beside ours, and the claims with their verdicts."""
     suite = results.suite
-    seeds = f"{len(suite.seeds)} seed" + ("s" if len(suite.seeds) > 1 else "")
+    n = len(suite.seeds)
+    what = f"Mean ± half of the 95 % interval over {n} seeds" if n > 1 else "One seed, no interval"
     head, rows = _table(results)
     lines = [
         f"**{suite.title}** — {suite.paper}",
         "",
         f"`{results.command}`",
         "",
-        f"Mean ± half of the 95 % interval over {seeds}, on what was held out"
+        f"{what}, on what was held out"
         + ("; beside it what the paper has." if len(head) > 1 + len(suite.metrics) else "."),
         "",
         _line(head),
