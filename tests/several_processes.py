@@ -10,6 +10,7 @@ import signal
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from test_architectures import TINY
 
 from hsae_hub.activations import StreamState
 from hsae_hub.architectures import architecture, build
+from hsae_hub.errors import DivergedError
 from hsae_hub.launch import place
 from hsae_hub.ops import collective
 from hsae_hub.recipes import TrainSection
@@ -39,14 +41,14 @@ TRAIN = TrainSection(steps=STEPS, batch_size=BATCH, lr=0.01, warmup_steps=5, log
 
 
 class Rows:
-    """Batches that follow from their number; a few directions are more frequent than the rest."""
+    """Batches that follow from their number; their dimensions vary more and more."""
 
     d_in = 8
     device = torch.device("cpu")
     wait_seconds = 0.0
 
     def __init__(self) -> None:
-        self.origin: Any = None
+        self.origin: Any = SimpleNamespace(model=SimpleNamespace(dtype="float32"))
         self.at = 0
 
     @property
@@ -118,9 +120,27 @@ def bytes_of(member: Member) -> int:
     return sum(x.numel() * x.itemsize for x in own)
 
 
+def diverged(shard: bool) -> str:
+    """What each process says when the last row of a batch, which is another one's, is not finite."""
+    trainer = trainer_of(["topk"], shard=shard)
+    batch = trainer.stream.next_batch()
+    if collective.part().rank + 1 == collective.part().world:
+        batch[-1, 2] = torch.inf
+    trainer.stream.next_batch = lambda: batch
+    try:
+        trainer.advance()
+    except DivergedError as error:
+        return str(error.why)
+    return "nothing"
+
+
 def main(folder: Path) -> None:
     with joined("cpu"):
-        found = {}
+        found: dict[str, Any] = {"diverged": []}
+        for shard in (False, True):
+            told = [""] * collective.part().world
+            torch.distributed.all_gather_object(told, diverged(shard))
+            found["diverged"] += told
         for run, names in (("replicated", list(TINY)), ("sharded", SHARDED)):
             found[run] = go_on(trainer_of(names, shard=run == "sharded"))
             resumed = trainer_of(names, shard=run == "sharded")

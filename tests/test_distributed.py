@@ -134,6 +134,11 @@ def test_one_process_goes_on_where_two_stopped(run, alone, found, tmp_path):
         assert_alike(name, alone, rest)
 
 
+def test_a_number_that_is_not_finite_stops_all_of_them_with_the_same_words(found):
+    assert len(found["diverged"]) == 4 and len(set(found["diverged"])) == 1
+    assert "(1 of 264 values)" in found["diverged"][0]
+
+
 def test_a_process_that_dies_ends_the_others_with_a_word(found):
     assert "StoppedElsewhere: another process of this run ended before this one" in found["told"]
 

@@ -152,7 +152,9 @@ class SAE(nn.Module, ABC, Generic[C]):
     ) -> dict[str, Float[Tensor, ""]]:
         """The training loss under `loss` and each of its parts, for a batch of raw activations.
 
-        It runs on the meta device too, without values: there `hsae recipes check` counts what a step takes.
+        Several processes that train together each give their rows of the batch: a mean over rows needs no care then,
+        what else is made of the batch goes through `ops.collective`. It runs on the meta device too, without values:
+        there `hsae recipes check` counts what a step takes.
         """
 
     def runner_ups(

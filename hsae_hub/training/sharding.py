@@ -16,7 +16,8 @@ from hsae_hub.ops.collective import whole
 def shard_(sae: SAE[Any]) -> None:
     """Leaves each process a part of every weight, its gradient and moments; `losses` and the forward gather them.
 
-    Parts are along the first axis: parents with their children, or rows of a matrix.
+    Parts are along the first axis: parents with their children, or rows of a matrix. From the losses to the end of
+    backward every process has all weights and gradients; between steps it has its parts.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
