@@ -67,7 +67,7 @@ def test_a_run_that_is_over_is_only_read(trained, capsys):
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (["--resume", "RUN", "--set", "seed=1"], 2, "goes on with that run as it was begun"),
+        (["--resume", "RUN", "--set", "seed=1"], 2, "goes on with a run as it was begun"),
         (["--resume", "nowhere"], 3, "nowhere holds no run"),
         (["RECIPE", "--resume", "never", "--out", "RUN"], 2, "holds a run already"),
         (["RECIPE", "--set", "seed=1", "--out", "RUN"], 2, "holds a run of another recipe"),
@@ -216,7 +216,7 @@ def test_a_log_instead_of_bars_when_stderr_is_no_terminal(trained, capsys, monke
     capsys.readouterr()
     assert run(["eval", trained, "--tokens", "200"]) == 0
     captured = capsys.readouterr()
-    assert re.search(r"measuring sae: (\d+)/\1\n", captured.err), "to its end"
+    assert re.search(r"measuring: (\d+)/\1\n", captured.err), "to its end"
     assert "measuring" not in captured.out
     assert run(["eval", trained, "--tokens", "200", "--no-progress"]) == 0
     assert capsys.readouterr().err == ""

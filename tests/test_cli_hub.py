@@ -140,7 +140,7 @@ def test_a_warning_is_one_line(run_folder, capsys, monkeypatch):
 
     def warn() -> list[str]:
         warnings.warn("look out", UserWarning, stacklevel=1)
-        return []
+        return ["gemma2-tiny-en/l3_hsae"]
 
     monkeypatch.setattr("hsae_hub.recipes.list_recipes", warn)
     with warnings.catch_warnings():
