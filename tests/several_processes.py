@@ -18,11 +18,11 @@ from test_architectures import TINY
 
 from hsae_hub.activations import StreamState
 from hsae_hub.architectures import architecture, build
-from hsae_hub.errors import DivergedError
+from hsae_hub.errors import DivergedError, HSAEError, UsageError
 from hsae_hub.launch import place
 from hsae_hub.ops import collective
 from hsae_hub.recipes import TrainSection
-from hsae_hub.training.distributed import joined
+from hsae_hub.training.distributed import joined, together
 from hsae_hub.training.sharding import gather_, own_part
 from hsae_hub.training.stats import latent_tables
 from hsae_hub.training.trainer import Member, Trainer
@@ -134,13 +134,29 @@ def diverged(shard: bool) -> str:
     return "nothing"
 
 
+def failed(rank: int) -> str:
+    """What each process raises when that one fails where they work apart."""
+    try:
+        with together():
+            if collective.part().rank == rank:
+                raise UsageError("no such text")
+    except HSAEError as error:
+        return f"{type(error).__name__} {error.code}: {error}"
+    return "nothing"
+
+
+def everywhere(value: str) -> list[str]:
+    found = [""] * collective.part().world
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
 def main(folder: Path) -> None:
     with joined("cpu"):
-        found: dict[str, Any] = {"diverged": []}
-        for shard in (False, True):
-            told = [""] * collective.part().world
-            torch.distributed.all_gather_object(told, diverged(shard))
-            found["diverged"] += told
+        found: dict[str, Any] = {
+            "diverged": [everywhere(diverged(shard)) for shard in (False, True)],
+            "failed": [everywhere(failed(rank)) for rank in (0, 1)],
+        }
         for run, names in (("replicated", list(TINY)), ("sharded", SHARDED)):
             found[run] = go_on(trainer_of(names, shard=run == "sharded"))
             resumed = trainer_of(names, shard=run == "sharded")

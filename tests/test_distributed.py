@@ -135,8 +135,13 @@ def test_one_process_goes_on_where_two_stopped(run, alone, found, tmp_path):
 
 
 def test_a_number_that_is_not_finite_stops_all_of_them_with_the_same_words(found):
-    assert len(found["diverged"]) == 4 and len(set(found["diverged"])) == 1
-    assert "(1 of 264 values)" in found["diverged"][0]
+    for told in found["diverged"]:
+        assert told == [told[0]] * 2 and "(1 of 264 values)" in told[0]
+
+
+def test_what_fails_in_one_process_fails_in_both_and_the_first_one_tells_it(found):
+    elsewhere = "StoppedElsewhere 2: no such text"
+    assert found["failed"] == [["UsageError 2: no such text", elsewhere], [elsewhere, elsewhere]]
 
 
 def test_a_process_that_dies_ends_the_others_with_a_word(found):
