@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hub_world import FolderWorld, ServerWorld, World
-from loopback_hub import LoopbackHub
+from loopback import LoopbackHub
 
 from hsae_hub.hub import faults
 
@@ -31,6 +31,22 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def xet(client: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same over Xet, which remembers nothing of other tests and gives up soon."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _xet
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
+    _xet.XET_CONNECTION_INFO_CACHE.clear()
+    _xet.abort_xet_session()  # the next one reads the environment
+    yield
+    _xet.abort_xet_session()
+
+
+@pytest.fixture
 def server(client: None) -> Iterator[LoopbackHub]:
     with LoopbackHub() as running:
         yield running
@@ -44,9 +60,11 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
-@pytest.fixture(params=["folder", "server"])
+@pytest.fixture(params=["folder", "server", "xet"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    """Every guarantee is tested on both places through the same code."""
+    """Every guarantee is tested on both places, and on the server over both protocols, through the same code."""
     if request.param == "folder":
         return FolderWorld(tmp_path)
+    if request.param == "xet":
+        request.getfixturevalue("xet")
     return ServerWorld(tmp_path, request.getfixturevalue("server"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loopback_hub import OWNER, LoopbackHub
+from loopback import OWNER, LoopbackHub
 
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import (
@@ -195,6 +195,4 @@ class ServerWorld(World):
         return self.server.put(repo, files)
 
     def damage(self, path: str, spoil: Callable[[bytes], bytes], repo: str = REPO) -> None:
-        at = self.server.repos[repo]
-        file = at.commits[at.head][path]
-        self.server.objects[file.sha256] = spoil(file.content)
+        self.server.damage(repo, path, spoil)

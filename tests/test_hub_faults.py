@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from hub_world import PUBLISHED, REPO, FolderWorld, ServerWorld, make_run
-from loopback_hub import OWNER, STRANGER, LoopbackHub
+from loopback import OWNER, STRANGER, LoopbackHub
 
 from hsae_hub.errors import (
     ConflictError,
@@ -94,13 +94,13 @@ def test_a_byte_that_was_wrong_once_is_healed(
     world: ServerWorld, path: str, tmp_path: Path
 ) -> None:
     pattern = WEIGHTS if path.endswith("safetensors") else f"GET .*{path}"
-    world.server.fault(pattern, "flip")
+    world.server.fault(pattern, "corrupt")
     pulled = world.hub("another").pull(REPO)
     assert (pulled.folder / path).read_bytes() == world.files()[path]
     assert (pulled.folder / "sae.safetensors").read_bytes() == world.files()["sae.safetensors"]
 
 
-@pytest.mark.parametrize("kind", ["reset", "short", "503", "429"])
+@pytest.mark.parametrize("kind", ["reset", "break", "503", "429"])
 @pytest.mark.parametrize(
     "step",
     [rf"GET /api/models/{REPO}$", "GET /api/models/.*/tree", "HEAD .*config.json", "GET .*/config.json", WEIGHTS],

@@ -42,6 +42,12 @@ _PASSING_ERRNO = {
 }
 
 
+_SIZES = (
+    r"(?:Consistency check failed.* size|File size mismatch: expected) (\d+)"
+    r"(?: but has size| bytes but downloaded) (\d+)"
+)
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An exception and everything that led to it."""
     seen: set[int] = set()
@@ -78,7 +84,7 @@ def is_transient(error: BaseException) -> bool:
                 return True
             if isinstance(cause, ConnectionError) and cause.errno is None:
                 return True
-        if type(cause) is RuntimeError and "CAS" in str(cause):  # hf_xet has no types of its own
+        if _is_of_xet(cause):
             return True
     return False
 
@@ -156,7 +162,7 @@ def explained(
             )
         if _named(cause, "HFValidationError"):
             return UsageError(str(cause).strip().splitlines()[0])
-    sizes = re.search(r"Consistency check failed.* size (\d+) but has size (\d+)", str(error))
+    sizes = re.search(_SIZES, str(error), re.DOTALL)
     if sizes:
         return CorruptError(
             f"{path} of {at} has {sizes[2]} bytes, expected {sizes[1]}", why="it came so every time"
@@ -195,6 +201,11 @@ def _retry_after(error: BaseException) -> float | None:
         if value is not None and str(value).isdecimal():
             return float(value)
     return None
+
+
+def _is_of_xet(error: BaseException) -> bool:
+    """Whether hf_xet failed at its work: it has no types of its own."""
+    return type(error) is RuntimeError and str(error).startswith(("Task error:", "CAS"))
 
 
 def _named(error: BaseException, name: str) -> bool:

@@ -1,30 +1,11 @@
-"""What the loopback hub holds: repositories, their files, and the faults it is told to have."""
+"""What the loopback hub holds: repositories and their files; and what it answers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any
-
-
-@dataclass
-class Fault:
-    """What goes wrong with the requests whose `METHOD /path` matches; `times` None is for ever."""
-
-    pattern: str
-    kind: str
-    """A status such as `503`; or reset (before an answer), lost (after the deed), flip (a wrong byte), short."""
-    times: int | None = 1
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def due(self, request: str) -> bool:
-        if self.times == 0 or not re.search(self.pattern, request):
-            return False
-        if self.times is not None:
-            self.times -= 1
-        return True
 
 
 @dataclass
@@ -71,9 +52,21 @@ class Repo:
 
 
 class Answer(Exception):
-    """Ends a request with a status."""
+    """What a request is answered with: returned, or raised from where there is no way on."""
 
-    def __init__(self, status: int, data: Any = None, code: str = "", message: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        data: Any = None,
+        *,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        code: str = "",
+        message: str = "",
+    ) -> None:
         super().__init__(status)
-        self.status, self.code, self.message = status, code, message
-        self.body = json.dumps({"error": message} if data is None else data).encode()
+        self.status = status
+        told = {"error": message} if data is None else data
+        self.body = json.dumps(told).encode() if body is None else body
+        named = {"X-Error-Code": code, "X-Error-Message": message}
+        self.headers = {k: v for k, v in named.items() if v} | (headers or {})
