@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 
@@ -115,3 +115,16 @@ class LatentStats:
         table = torch.zeros(self.d_sae)
         table[found] = values[order][(ends - sizes + ranks - 1)[found]]
         return table
+
+
+def resampled_sums(
+    sums: Float64[Tensor, "n q"], *, resamples: int = 1000, seed: int = 0
+) -> Float64[Tensor, "{resamples} q"]:
+    """Sums of `n` rows drawn with replacement from `n`, many times: the bootstrap of Efron 1979 for sums and ratios."""
+    n = len(sums)
+    generator = torch.Generator().manual_seed(seed)
+    total = []
+    for _ in range(resamples):
+        drawn = torch.randint(n, (n,), generator=generator)
+        total.append(torch.bincount(drawn, minlength=n).double() @ sums)
+    return torch.stack(total)

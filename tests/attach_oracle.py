@@ -183,7 +183,7 @@ def tokens_of(lm: Attached, texts: Sequence[str], new: int = 12) -> Tensor:
     seen: list[Tensor] = []
     real = lm._engine.generate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lm._engine, "generate", lambda *a: seen.append(real(*a)) or seen[0])
+        patch.setattr(lm._engine, "generate", lambda *a, **k: seen.append(real(*a, **k)) or seen[0])
         lm.generate(list(texts), max_new_tokens=new)
     return seen[0]
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from attach_oracle import PROMPTS, assert_same, logits_of, tokens_of
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig
 
 from hsae_hub.architectures import SAE, build
 from hsae_hub.attach import Attached, attach
-from hsae_hub.attach.batches import encode_texts, pad_left
+from hsae_hub.attach.batches import Reading, encode_texts, pad_left, read_now
 from hsae_hub.attach.generating import _Draw
+from hsae_hub.attach.running import Placed
 from hsae_hub.attach.splicing import Splice
 from hsae_hub.errors import NotFoundError, UsageError
 from hsae_hub.models import LanguageModel, load_language_model
@@ -25,6 +26,12 @@ from hsae_hub.models import LanguageModel, load_language_model
 pytest_plugins = ("attach_fixtures",)
 
 EDITS = {"12/3": 1.5, "5": -0.7, "20": 0.0, "33/1": 0.0}
+
+
+def reading(mask: Tensor) -> Reading:
+    """A batch without special tokens, read in one forward."""
+    ids = torch.full(mask.shape, 50)
+    return read_now(ids, mask.bool(), ids.shape[1], ids.shape[1], torch.tensor([0, 1, 2]))
 
 
 def test_without_intervention_the_model_is_itself(lm: Attached, plain: LanguageModel) -> None:
@@ -98,7 +105,7 @@ def test_the_error_term_does_not_cancel_an_edit(lm: Attached) -> None:
 def test_the_error_term_leaves_the_gradient_alone(sae: SAE[Any]) -> None:
     twin = copy.deepcopy(sae).requires_grad_(True)
     x = torch.randn(2, 3, 256, generator=torch.Generator().manual_seed(0))
-    out = Splice(twin, True)(x, torch.ones(2, 3).bool())
+    out = Splice(twin, True)(x, reading(torch.ones(2, 3)))
     torch.testing.assert_close(out, x, rtol=0, atol=1e-5)
     out.square().sum().backward()
     assert twin.W_enc.grad is not None and twin.W_enc.grad.abs().max() > 1e-3
@@ -119,10 +126,11 @@ def test_padding_and_bos_stay_as_they_are(lm: Attached) -> None:
     batch = pad_left(lm.lm, encode_texts(lm.lm, PROMPTS))
     residual: list[Tensor] = []
 
-    def look(h: Tensor, ordinary: Tensor) -> Tensor:
+    def see(h: Tensor, _reading: Reading) -> Tensor:
         residual.append(h.clone())
         return h
 
+    look = Placed(lm.hookpoint, see)
     lm._engine.logits(batch, [look])
     for block in (lm.steer(EDITS), lm.splice()):
         with block:
@@ -149,7 +157,7 @@ def test_every_cache_and_beams_are_right(
     config = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=0, **kind)
     batch = pad_left(lm.lm, encode_texts(lm.lm, PROMPTS))
     with lm.steer(EDITS):
-        found = lm._engine.generate(batch, config, LogitsProcessorList(), lm._stack())
+        found = lm._engine.generate(batch, config, lm._stack())
     with oracle.hooked(plain, [oracle.steer(sae, EDITS)]):
         wanted = plain.hf.generate(**oracle.batch_of(plain, PROMPTS), generation_config=config)
     assert torch.equal(found, wanted)

@@ -46,7 +46,7 @@ def test_an_exception_leaves_nothing_behind(
         else:
             with lm.splice() as s, lm.steer({"5": 0.0}):
                 s.loss(PROMPTS)
-    assert lm._stack() == [] and lm._engine._running == ()
+    assert lm._stack() == [] and lm._engine._runner._running is None
     assert hooks_on(lm.lm.hf) == 0
     assert torch.equal(logits_of(lm, PROMPTS), expected)
     assert_same(lm, plain, [])

@@ -1,91 +1,91 @@
-"""An SAE attached to a language model."""
+"""SAEs attached to a language model."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any, overload
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from hsae_hub.architectures import SAE
+from hsae_hub.architectures import SAE, Acts
 from hsae_hub.artifact import ArtifactInfo
-from hsae_hub.attach.batches import check_length, encode_texts
+from hsae_hub.attach.batches import check_length, encode_texts, pad_left
 from hsae_hub.attach.decomposing import Decomposition, Token, take_apart, token_texts
-from hsae_hub.attach.engine import Engine, Intervention
-from hsae_hub.attach.fitting import check_fit, choose_hookpoint
-from hsae_hub.attach.generating import continue_texts
-from hsae_hub.attach.splicing import Splice, SpliceReport, measure_losses
+from hsae_hub.attach.engine import Engine
+from hsae_hub.attach.generating import continue_texts, greedy
+from hsae_hub.attach.losses import Site, SpliceReport, Subject, measure_losses
+from hsae_hub.attach.running import Placed
+from hsae_hub.attach.splicing import Splice, chosen_latents
 from hsae_hub.attach.steering import EditSpec, Mode, Units, make_steering, parse_edits
-from hsae_hub.errors import UsageError
-from hsae_hub.models import Hookpoint, LanguageModel, load_language_model, read_activations
-from hsae_hub.models.loading import Dtype, ModelSource
-
-
-def attach(
-    sae: SAE[Any],
-    model: ModelSource | None = None,
-    *,
-    hookpoint: str | None = None,
-    device: str | torch.device | None = None,
-    dtype: Dtype | None = None,
-) -> Attached:
-    """Attaches an SAE to a language model: by default the one it was trained on, in the type that it was read in.
-
-    `model` is a repository on the hub, a folder, a `LanguageModel` or `(model, tokenizer)`. `device` and `dtype` are
-    the model's; the SAE itself is moved to the model's device and keeps its type. `hookpoint` is for an SAE that does
-    not say where it belongs. A model that only goes by another name is attached with a warning.
-
-    Raises:
-        MisfitError: width, layer or tokenizer are not those that the SAE was trained with.
-        UsageError: neither the SAE nor the call says which model or place.
-        HSAEError: whatever `load_language_model` raises.
-    """
-    if not isinstance(sae, SAE):
-        raise UsageError(
-            f"attach takes an SAE, not {sae!r}", fix="attach(hsae_hub.load('org/name'))"
-        )
-    config = sae.info.config if isinstance(sae.info, ArtifactInfo) else None
-    place = choose_hookpoint(config, hookpoint)
-    made_for = None if config is None else config.model
-    if model is None:
-        if made_for is None:
-            raise UsageError(
-                "this SAE does not say which model it was trained on", fix="attach(sae, model)"
-            )
-        lm = load_language_model(
-            made_for.id, revision=made_for.revision, dtype=dtype or made_for.dtype, device=device
-        )
-    else:
-        loaded = not isinstance(model, str | Path)
-        wanted = dtype if loaded or made_for is None else dtype or made_for.dtype
-        lm = load_language_model(model, dtype=wanted, device=device)
-    check_fit(sae, lm, place, made_for)
-    return Attached(sae.to(lm.device), lm, place)
+from hsae_hub.errors import NotFoundError, UsageError
+from hsae_hub.models import Hookpoint, LanguageModel, read_activations
+from hsae_hub.problems import nearest
 
 
 class Attached:
-    """What `attach` gives: decompose, steer, splice and generate.
+    """What `attach` gives: decompose, steer, splice, generate and trace.
 
-    Interventions hold inside their `with` block and in the thread that opened it, on every token that is read or
-    generated; padding and special tokens are never touched. Of nested blocks the outer one acts first. Nothing is
-    stored on the model, so nothing is left behind.
+    With several SAEs `lm["name"]` is the same with that one alone; its blocks count everywhere. Interventions hold
+    inside their `with` block and in the thread that opened it, on every token that is read or generated; padding and
+    special tokens are never touched. Of nested blocks the outer one acts first. Nothing is stored on the model, so
+    nothing is left behind.
     """
 
-    def __init__(self, sae: SAE[Any], lm: LanguageModel, hookpoint: Hookpoint) -> None:
-        self.sae = sae
+    def __init__(
+        self,
+        lm: LanguageModel,
+        sites: Mapping[str, Site],
+        engine: Engine,
+        whole: Attached | None = None,
+    ) -> None:
         self.lm = lm
-        self.hookpoint = hookpoint
-        self._place = str(hookpoint._replace(path=hookpoint.full_path(lm.hf)))
-        self._engine = Engine(lm, hookpoint)
+        self.sites = dict(sites)
+        self._engine = engine
+        self._whole = whole
         self._local = threading.local()
+        self._points = {name: engine.point("latents") for name in sites} if whole is None else {}
 
     def __repr__(self) -> str:
-        return f"Attached({self._sae_name()} to {self.lm.id}, {self._place}, {self.lm.device})"
+        names = ", ".join(_sae_name(site.sae) for site in self.sites.values())
+        places = ", ".join(_full_place(self.lm, site.hookpoint) for site in self.sites.values())
+        return f"Attached({names} to {self.lm.id}, {places}, {self.lm.device})"
+
+    def __getitem__(self, name: str) -> Attached:
+        """One of several SAEs; its blocks are blocks of the whole.
+
+        Raises:
+            NotFoundError: none has this name.
+        """
+        if name not in self.sites:
+            raise NotFoundError(
+                f"no SAE {name!r} is attached{nearest(name, self.sites)}",
+                fix=f"one of {', '.join(self.sites)}",
+            )
+        return Attached(self.lm, {name: self.sites[name]}, self._engine, self._whole or self)
+
+    @property
+    def sae(self) -> SAE[Any]:
+        """The only SAE.
+
+        Raises:
+            UsageError: there are several.
+        """
+        return self._only()[1].sae
+
+    @property
+    def hookpoint(self) -> Hookpoint:
+        """The place of the only SAE.
+
+        Raises:
+            UsageError: there are several SAEs.
+        """
+        return self._only()[1].hookpoint
 
     def decompose(self, text: str, top: int | None = None, *, runner_ups: int = 0) -> Decomposition:
         """Takes a text apart, as the model reads it without any intervention.
@@ -109,7 +109,8 @@ class Attached:
             Token(i, ids[i], word, i not in numbers, **numbers.get(i, {}))
             for i, word in enumerate(token_texts(self.lm, ids))
         )
-        return Decomposition(text, self._sae_name(), self.lm.id, self._place, tokens)
+        place = _full_place(self.lm, self.hookpoint)
+        return Decomposition(text, _sae_name(self.sae), self.lm.id, place, tokens)
 
     @contextmanager
     def steer(
@@ -130,22 +131,90 @@ class Attached:
         self._check_intervenes()
         info = self.sae.info
         stats = info.stats if isinstance(info, ArtifactInfo) else None
-        with self._using(
-            make_steering(self.sae, parse_edits(edits, mode=mode, units=units), stats)
-        ):
+        steering = make_steering(self.sae, parse_edits(edits, mode=mode, units=units), stats)
+        with self._using(Placed(self.hookpoint, steering)):
             yield self
 
     @contextmanager
-    def splice(self, *, error_term: bool = False) -> Iterator[Spliced]:
-        """Puts the reconstruction in the residual's place inside the block, with or without the error added to it.
+    def splice(
+        self, *, error_term: bool = False, latents: Sequence[str | int] | None = None
+    ) -> Iterator[Spliced]:
+        """Puts each SAE's reconstruction in the activations' place inside the block, with the error added to it or not.
+
+        `latents` are the only ones to take part in it, parents with all their children; with the error term the
+        others are thus taken out.
 
         Raises:
-            UsageError: the SAE is one of an embedding's rows.
+            UsageError: an SAE is one of an embedding's rows, or two are of one place.
+            NotFoundError: the SAE has no such latent.
         """
         self._check_intervenes()
-        splice = Splice(self.sae, error_term)
-        with self._using(splice):
-            yield Spliced(self, splice)
+        used = [site.hookpoint for site in self.sites.values()]
+        twice = next((str(each) for each in used if used.count(each) > 1), None)
+        if twice is not None:
+            first = next(n for n, site in self.sites.items() if str(site.hookpoint) == twice)
+            raise UsageError(
+                f"two SAEs read {twice}, and only one can take its place",
+                fix=f"lm[{first!r}].splice()",
+            )
+        placed = [
+            Placed(site.hookpoint, Splice(site.sae, error_term, chosen_latents(site.sae, latents)))
+            for site in self.sites.values()
+        ]
+        with self._using(*placed):
+            yield Spliced(self, placed)
+
+    def trace(self, texts: str | Sequence[str], *, max_new_tokens: int | None = None) -> Any:
+        """nnsight's tracer for a `with` block of your own, over one forward or a greedy generation.
+
+        Inside, `lm.model` is nnsight's wrapper of the model, under the interventions of the open blocks, and
+        `lm.latents.output` the acts of the SAE: what is written to them goes on into the model. Texts are padded on
+        the left.
+
+        Raises:
+            UsageError: a text without a token, too many tokens, or the engine is not nnsight's.
+        """
+        rows = encode_texts(self.lm, [texts] if isinstance(texts, str) else list(texts))
+        batch = pad_left(self.lm, rows)
+        config = None if max_new_tokens is None else greedy(self.lm, max_new_tokens)
+        return self._engine.trace(batch, self._pointed(), config)
+
+    @property
+    def model(self) -> Any:
+        """nnsight's wrapper of the model, for use inside `trace`.
+
+        Raises:
+            UsageError: the engine is not nnsight's.
+        """
+        return self._engine.model
+
+    @property
+    def latents(self) -> Any:
+        """Where a trace finds the acts of the only SAE: `lm.latents.output` is an `Acts`, which may be replaced.
+
+        Raises:
+            UsageError: there are several SAEs.
+        """
+        return (self._whole or self)._points[self._only()[0]]
+
+    def _pointed(self) -> list[Placed]:
+        """The open blocks, with every SAE's latents on the way: in its splice, else in one that changes nothing."""
+        placed = list(self._stack())
+        whole = self._whole or self
+        for name, site in whole.sites.items():
+            if site.hookpoint.side == "weight":
+                continue
+            splice = Splice(site.sae, error_term=True)
+            at = len(placed)
+            for i, (hookpoint, change) in enumerate(placed):
+                if isinstance(change, Splice) and (hookpoint, change.sae) == site[::-1]:
+                    at, splice = i, change
+            placed[at : at + 1] = [
+                Placed(
+                    site.hookpoint, replace(splice, point=partial(_through, whole._points[name]))
+                )
+            ]
+        return placed
 
     @overload
     def generate(
@@ -187,46 +256,51 @@ class Attached:
         )
         return texts[0] if isinstance(prompt, str) else texts
 
-    def _check_intervenes(self) -> None:
-        if self.hookpoint.side == "weight":
+    def _only(self) -> tuple[str, Site]:
+        if len(self.sites) != 1:
             raise UsageError(
-                f"this SAE reads the rows of {self._place}; there are no activations to steer or splice",
-                why="rows of an embedding are the same in every text",
-                fix="decompose shows the rows of a text's tokens",
+                f"{len(self.sites)} SAEs are attached: {', '.join(self.sites)}",
+                fix=f"say which: lm[{next(iter(self.sites))!r}]",
             )
+        return next(iter(self.sites.items()))
 
-    def _sae_name(self) -> str:
-        if isinstance(self.sae.info, ArtifactInfo):
-            return self.sae.info.ref
-        n_parents, n_children = self.sae.shape
-        size = f"{n_parents} × {n_children}" if n_children else str(n_parents)
-        return f"{self.sae.config.architecture} {size}"
+    def _check_intervenes(self) -> None:
+        for site in self.sites.values():
+            if site.hookpoint.side == "weight":
+                raise UsageError(
+                    f"this SAE reads the rows of {_full_place(self.lm, site.hookpoint)}; "
+                    "there are no activations to steer or splice",
+                    why="rows of an embedding are the same in every text",
+                    fix="decompose shows the rows of a text's tokens",
+                )
 
-    def _stack(self) -> list[Intervention]:
+    def _stack(self) -> list[Placed]:
         """Interventions of this thread's open blocks, outermost first."""
-        if not hasattr(self._local, "stack"):
-            self._local.stack = []
-        stack: list[Intervention] = self._local.stack
+        local = (self._whole or self)._local
+        if not hasattr(local, "stack"):
+            local.stack = []
+        stack: list[Placed] = local.stack
         return stack
 
     @contextmanager
-    def _using(self, intervention: Intervention) -> Iterator[None]:
+    def _using(self, *placed: Placed) -> Iterator[None]:
         stack = (
             self._stack()
         )  # a block that is closed from another thread still leaves the stack it is on
-        stack.append(intervention)
+        stack.extend(placed)
         try:
             yield
         finally:
-            stack.remove(intervention)
+            for each in placed:
+                stack.remove(each)
 
 
 class Spliced:
     """What `splice` gives inside its block."""
 
-    def __init__(self, attached: Attached, splice: Splice) -> None:
+    def __init__(self, attached: Attached, placed: Sequence[Placed]) -> None:
         self._attached = attached
-        self._splice = splice
+        self._placed = placed
 
     def loss(
         self,
@@ -244,16 +318,19 @@ class Spliced:
         """
         attached = self._attached
         stack = attached._stack()
-        if self._splice not in stack:
+        if any(each not in stack for each in self._placed):
             raise UsageError("loss belongs inside its own `with lm.splice()` block")
         reports = measure_losses(
             attached._engine,
-            {"sae": (attached.sae, stack)},
+            {"": Subject(attached.sites, list(stack))},
             _rows(attached.lm, texts),
-            lambda instead: [instead if i is self._splice else i for i in stack],
+            lambda instead: [
+                Placed(each.hookpoint, instead[each.hookpoint]) if each in self._placed else each
+                for each in stack
+            ],
             on_progress,
         )
-        return reports["sae"]
+        return reports[""]
 
 
 def splice_losses(
@@ -273,13 +350,34 @@ def splice_losses(
         each._check_intervenes()
         if each.lm is not first.lm or each.hookpoint != first.hookpoint:
             raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
+    subjects = {
+        name: Subject(each.sites, [Placed(each.hookpoint, Splice(each.sae, error_term=False))])
+        for name, each in several.items()
+    }
     return measure_losses(
         first._engine,
-        {name: (each.sae, [Splice(each.sae, error_term=False)]) for name, each in several.items()},
+        subjects,
         _rows(first.lm, texts),
-        lambda instead: [instead],
+        lambda instead: [Placed(hookpoint, change) for hookpoint, change in instead.items()],
         on_progress,
     )
+
+
+def _through(point: Any, acts: Acts) -> Acts:
+    passed: Acts = point(acts, hook=True)
+    return passed
+
+
+def _sae_name(sae: SAE[Any]) -> str:
+    if isinstance(sae.info, ArtifactInfo):
+        return sae.info.ref
+    n_parents, n_children = sae.shape
+    size = f"{n_parents} × {n_children}" if n_children else str(n_parents)
+    return f"{sae.config.architecture} {size}"
+
+
+def _full_place(lm: LanguageModel, hookpoint: Hookpoint) -> str:
+    return str(hookpoint._replace(path=hookpoint.full_path(lm.hf)))
 
 
 def _rows(

@@ -10,10 +10,47 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from hsae_hub.errors import UsageError
-from hsae_hub.models import LanguageModel
+from hsae_hub.models import LanguageModel, positions
 
 LOGITS_LIMIT = 1 << 27
 """Most logits that a batch may have: 512 MB in float32."""
+
+
+class Reading(NamedTuple):
+    """What a language model reads in one forward: the last `s` of the `n` tokens that every row has so far."""
+
+    ids: Int64[Tensor, "b n"]
+    """All tokens so far, padding included; what is generated is appended."""
+    mask: Bool[Tensor, "b n"]
+    """False on padding."""
+    ordinary: Bool[Tensor, "b s"]
+    """Where a token that is read now is neither padding nor special (BOS, EOS …): only these are ever changed."""
+    prompt: int
+    """Columns of the prompt, padding included; the later ones were generated."""
+
+    @property
+    def step(self) -> int:
+        """How many tokens of a row were generated before: 0 in a single forward and where the prompt is read."""
+        return self.ids.shape[1] - self.prompt
+
+    @property
+    def positions(self) -> Int64[Tensor, "b s"]:
+        """Position within its own text of each token that is read now, 0 its first; 0 on padding too."""
+        return positions(self.mask.long())[:, -self.ordinary.shape[1] :]
+
+    @property
+    def generated(self) -> Bool[Tensor, " s"]:
+        """Which columns of those that are read now were generated."""
+        n, s = self.ids.shape[1], self.ordinary.shape[1]
+        return torch.arange(n - s, n, device=self.ids.device) >= self.prompt
+
+    def to(self, device: torch.device) -> Reading:
+        """The same on another device."""
+        if device == self.ids.device:
+            return self
+        return Reading(
+            self.ids.to(device), self.mask.to(device), self.ordinary.to(device), self.prompt
+        )
 
 
 class TokenBatch(NamedTuple):
@@ -78,11 +115,14 @@ def in_batches(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> Iterator[Tok
     yield pad_left(lm, batch)
 
 
-def is_ordinary(
-    ids: Int64[Tensor, "b s"], mask: Tensor | None, special: Int64[Tensor, " special"]
-) -> Bool[Tensor, "b s"]:
-    """Where a token is neither padding nor special (BOS, EOS …); the mask may reach back into a key-value cache."""
-    ordinary = ~torch.isin(ids, special.to(ids.device))
-    if mask is not None and mask.ndim == 2:
-        ordinary &= mask[:, -ids.shape[1] :].bool()
-    return ordinary
+def read_now(
+    ids: Int64[Tensor, "b n"],
+    mask: Bool[Tensor, "b n"],
+    read: int,
+    prompt: int,
+    special: Int64[Tensor, " special"],
+) -> Reading:
+    """Of all tokens so far the last `read` are read now; padding and the special ids among them are not ordinary."""
+    now = ids[:, -read:]
+    ordinary = mask[:, -read:] & ~torch.isin(now, special.to(ids.device))
+    return Reading(ids, mask, ordinary, prompt)

@@ -1,125 +1,155 @@
-"""Runs a language model with interventions at one place of it, through nnsight 0.8.
-
-One edit is stored on a copy of nnsight's wrapper; it asks at every step what is to be done, so that steering changes
-without a new edit and holds on every generated token. Nothing is stored on the model: a run hands its interventions
-in, and they are gone when it ends, however it ends. nnsight leaves a wrapper in each module that is inert outside of a
-run.
-"""
+"""A language model that runs with interventions at some of its places, through nnsight or through plain hooks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from nnsight import NNsight
-from nnsight.intervention.interleaver import OutOfOrderError
+from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
-from hsae_hub.attach.batches import TokenBatch, is_ordinary
+from hsae_hub.attach.batches import TokenBatch
+from hsae_hub.attach.hooking import HooksRunner
+from hsae_hub.attach.running import Placed, Run
+from hsae_hub.attach.tracing import NNsightRunner
+from hsae_hub.errors import UsageError
 from hsae_hub.models import (
     Hookpoint,
     LanguageModel,
     forward_arguments,
-    hidden,
+    in_order_of_execution,
     model_lock,
-    rebuild,
 )
 
-Intervention = Callable[[Float[Tensor, "b s d"], Bool[Tensor, "b s"]], Float[Tensor, "b s d"]]
-"""Makes new activations of the old ones, which it must not write to, and of where they belong to ordinary tokens."""
-
-
-def _install(
-    model: Any,
-    path: str,
-    on_output: bool,
-    change: Callable[[Tensor, dict[str, Any]], Tensor],
-    busy: Callable[[], bool],
-) -> Any:
-    """The only block of the package that nnsight captures; nothing may follow it in its function."""
-    with model.edit() as (tracer, edited):
-        place = edited.get(path)
-        try:
-            for _ in tracer.iter[:]:
-                arguments = edited.inputs[1]
-                if busy() and on_output:
-                    out = place.output
-                    place.output = rebuild(out, change(hidden(out), arguments))
-                elif busy():
-                    place.input = change(place.input, arguments)
-        except (
-            OutOfOrderError
-        ):  # how nnsight ends an open loop when the model has run its last step
-            pass
-    return edited
+EngineName = Literal["nnsight", "hooks"]
 
 
 class Engine:
-    """A language model and one place of it. Safe to use from several threads, which take turns."""
+    """A language model and some places of it. Safe to use from several threads, which take turns."""
 
-    def __init__(self, lm: LanguageModel, hookpoint: Hookpoint) -> None:
+    def __init__(
+        self, lm: LanguageModel, hookpoints: Sequence[Hookpoint], name: EngineName = "nnsight"
+    ) -> None:
         self.lm = lm
         self.special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
         self._lock = model_lock(lm.hf)
-        self._running: tuple[Intervention, ...] = ()
         with self._lock:
-            self._model = _install(
-                # NNsight, not TransformersModel: that one changes the tokenizer and moves the model to the first GPU
-                NNsight(lm.hf),
-                hookpoint.full_path(lm.hf),
-                hookpoint.side == "output",
-                self._change,
-                lambda: bool(self._running),
+            self._runner = (
+                NNsightRunner(lm, in_order_of_execution(lm, hookpoints))
+                if name == "nnsight"
+                else HooksRunner(lm)
             )
 
     def logits(
-        self, batch: TokenBatch, interventions: Sequence[Intervention] = ()
+        self, batch: TokenBatch, placed: Sequence[Placed] = (), *, gradients: bool = False
     ) -> Float[Tensor, "b s vocabulary"]:
-        """One forward with the interventions, first to last."""
+        """One forward with the interventions, first to last; padding may be on either side.
+
+        With `gradients` what the interventions put in place stays connected to the logits.
+        """
         arguments = forward_arguments(self.lm.hf, batch.ids, batch.mask)
-        logits: Tensor = self._run(None, arguments, interventions).logits
+        with torch.set_grad_enabled(gradients):
+            logits: Tensor = self._call(None, arguments, batch, placed).logits
         return logits
 
     def generate(
         self,
         batch: TokenBatch,
         config: GenerationConfig,
-        processors: LogitsProcessorList,
-        interventions: Sequence[Intervention] = (),
+        placed: Sequence[Placed] = (),
+        *,
+        processors: LogitsProcessorList | None = None,
+        stopping: StoppingCriteriaList | None = None,
+        streamer: BaseStreamer | None = None,
     ) -> Int64[Tensor, "b n"]:
         """Continues every row, with the interventions at every step; the ids of prompt and continuation."""
-        arguments = {
-            "input_ids": batch.ids,
-            "attention_mask": batch.mask,
-            "generation_config": config,
-            "logits_processor": processors,
-        }
-        ids: Tensor = self._run(self.lm.hf.generate, arguments, interventions)
+        with torch.no_grad():
+            ids: Tensor = self._call(
+                self.lm.hf.generate,
+                _generating(batch, config, processors, stopping, streamer),
+                batch,
+                placed,
+            )
         return ids
 
-    @torch.no_grad()
-    def _run(
+    def trace(
+        self, batch: TokenBatch, placed: Sequence[Placed], config: GenerationConfig | None = None
+    ) -> Any:
+        """nnsight's tracer for the user's own block over one forward, or over a generation.
+
+        Raises:
+            UsageError: the engine is not nnsight's.
+        """
+        runner = self._tracing()
+        run = Run(batch, placed, self.special)
+        if config is None:
+            arguments = forward_arguments(self.lm.hf, batch.ids, batch.mask)
+            return runner.trace(None, arguments, lambda: self._taken(run, None))
+        function = self.lm.hf.generate
+        arguments = _generating(batch, config, None, None, None)
+        return runner.trace(function, arguments, lambda: self._taken(run, function))
+
+    @property
+    def model(self) -> Any:
+        """nnsight's wrapper of the model, for use inside a trace.
+
+        Raises:
+            UsageError: the engine is not nnsight's.
+        """
+        return self._tracing().model
+
+    def point(self, name: str) -> Any:
+        """A new place that traces can address; None where there are no traces."""
+        return self._runner.point(name) if isinstance(self._runner, NNsightRunner) else None
+
+    def _tracing(self) -> NNsightRunner:
+        if not isinstance(self._runner, NNsightRunner):
+            raise UsageError(
+                "traces are nnsight's, and this model is run through plain hooks",
+                fix="attach(sae) without engine='hooks'",
+            )
+        return self._runner
+
+    def _call(
         self,
         function: Callable[..., Any] | None,
         arguments: dict[str, Any],
-        interventions: Sequence[Intervention],
+        batch: TokenBatch,
+        placed: Sequence[Placed],
     ) -> Any:
-        with self._lock:
-            self._running = tuple(interventions)
-            try:
-                # without a `with` block: nnsight need not look for one in our source
-                return self._model.trace(fn=function, trace=False, **arguments)
-            finally:
-                self._running = ()
+        run = Run(batch, placed, self.special)
+        with self._taken(run, function):
+            result = self._runner.call(function, arguments, run)
+        run.check()
+        return result
 
-    def _change(self, activations: Tensor, arguments: dict[str, Any]) -> Tensor:
-        mask = arguments.get("attention_mask")
-        ordinary = is_ordinary(
-            arguments["input_ids"], mask if isinstance(mask, Tensor) else None, self.special
-        ).to(activations.device)
-        for intervention in self._running:
-            activations = intervention(activations, ordinary)
-        return activations
+    @contextmanager
+    def _taken(self, run: Run, function: Callable[..., Any] | None) -> Iterator[Run]:
+        with self._lock, run.followed(self.lm.hf) if function else nullcontext():
+            yield run
+
+
+def _generating(
+    batch: TokenBatch,
+    config: GenerationConfig,
+    processors: LogitsProcessorList | None,
+    stopping: StoppingCriteriaList | None,
+    streamer: BaseStreamer | None,
+) -> dict[str, Any]:
+    config = copy(config)
+    config.disable_compile = (
+        True  # with a static cache transformers would compile a forward that is hooked
+    )
+    return {
+        "input_ids": batch.ids,
+        "attention_mask": batch.mask,
+        "generation_config": config,
+        "logits_processor": processors,
+        "stopping_criteria": stopping,
+        "streamer": streamer,
+    }

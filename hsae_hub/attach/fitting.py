@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import ArtifactConfig, ModelConfig
+from hsae_hub.artifact import ArtifactConfig
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, tokenizer_sha256
 
@@ -35,13 +35,14 @@ def choose_hookpoint(config: ArtifactConfig | None, given: str | None) -> Hookpo
 
 
 def check_fit(
-    sae: SAE[Any], lm: LanguageModel, hookpoint: Hookpoint, made_for: ModelConfig | None
+    sae: SAE[Any], lm: LanguageModel, hookpoint: Hookpoint, config: ArtifactConfig | None
 ) -> None:
     """Refuses an SAE of another model, and warns where it may be one of another model.
 
     Raises:
-        MisfitError: the model has no such place, or another width there, or another tokenizer.
+        MisfitError: the model has no such place, or another width there, another tokenizer, or is of another family.
     """
+    made_for = None if config is None else config.model
     width = hookpoint.width(lm)
     name = "" if made_for is None else made_for.id
     remedy = f"attach(sae) without a model loads {name}" if name else "another model or hookpoint"

@@ -11,8 +11,10 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from hsae_hub.attach.batches import check_length, encode_texts, pad_id, pad_left
-from hsae_hub.attach.engine import Engine, Intervention
+from hsae_hub.attach.engine import Engine
+from hsae_hub.attach.running import Placed
 from hsae_hub.errors import UsageError
+from hsae_hub.models import LanguageModel
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types here
@@ -35,7 +37,7 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]  # transformers comes withou
 def continue_texts(
     engine: Engine,
     prompts: Sequence[str],
-    interventions: Sequence[Intervention],
+    placed: Sequence[Placed],
     *,
     max_new_tokens: int,
     temperature: float,
@@ -53,7 +55,19 @@ def continue_texts(
         raise UsageError(f"temperature (={temperature}) must be 0 or more; 0 is greedy")
     batch = pad_left(lm, encode_texts(lm, prompts))
     check_length(lm, batch.ids.shape[1] + max_new_tokens, "prompt and continuation")
-    config = GenerationConfig(
+    config = greedy(lm, max_new_tokens)
+    draw = [_Draw(temperature, seed, len(prompts))] if temperature else []
+    ids = engine.generate(batch, config, placed, processors=LogitsProcessorList(draw))
+    start = batch.ids.shape[1]
+    return [
+        _after(engine, row[:start][kept.bool()], row[start:])
+        for row, kept in zip(ids, batch.mask, strict=True)
+    ]
+
+
+def greedy(lm: LanguageModel, max_new_tokens: int) -> GenerationConfig:
+    """Settings that take the likeliest token, whatever the model's own say."""
+    return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
@@ -63,13 +77,6 @@ def continue_texts(
         top_k=50,
         pad_token_id=pad_id(lm),
     )
-    draw = [_Draw(temperature, seed, len(prompts))] if temperature else []
-    ids = engine.generate(batch, config, LogitsProcessorList(draw), interventions)
-    start = batch.ids.shape[1]
-    return [
-        _after(engine, row[:start][kept.bool()], row[start:])
-        for row, kept in zip(ids, batch.mask, strict=True)
-    ]
 
 
 def _after(engine: Engine, prompt: Int64[Tensor, " s"], new: Int64[Tensor, " n"]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import LatentTable
+from hsae_hub.attach.batches import Reading
 from hsae_hub.errors import UsageError
 from hsae_hub.problems import key_paths, problems_of
 
@@ -89,14 +90,16 @@ class Steering:
     """Latents whose contribution is taken out; None if there are none."""
 
     def __call__(
-        self, activations: Float[Tensor, "b s d"], ordinary: Bool[Tensor, "b s"]
+        self, activations: Float[Tensor, "b s d"], reading: Reading
     ) -> Float[Tensor, "b s d"]:
         """The steered activations; padding and special tokens stay as they are."""
         x = activations.to(torch.promote_types(activations.dtype, torch.float32))
         change = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * self.scaled + self.added
         if self.removed is not None:
             change = change - contribution(self.sae, x, self.removed)
-        return torch.where(ordinary[..., None], (x + change).to(activations.dtype), activations)
+        return torch.where(
+            reading.ordinary[..., None], (x + change).to(activations.dtype), activations
+        )
 
 
 def contribution(

@@ -170,7 +170,7 @@ def _metrics(
     dead = latents.counts() == 0
     n_parents = sae.shape.n_parents
     found = {
-        **losses.to_dict(),
+        **losses.numbers(),
         "mse": reconstruction.mse(),
         "cosine": reconstruction.cosine(),
         "l0_sparsity": 100 * (1 - losses.l0 / sae.d_sae),

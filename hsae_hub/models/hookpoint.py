@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,8 +14,8 @@ from transformers import PreTrainedModel
 
 from hsae_hub.artifact import HookpointConfig
 from hsae_hub.errors import MisfitError, UsageError
-from hsae_hub.models.language_model import LanguageModel
-from hsae_hub.models.reading import read_module
+from hsae_hub.models.language_model import LanguageModel, model_lock
+from hsae_hub.models.reading import forward_arguments, read_module
 from hsae_hub.problems import nearest
 
 Side = Literal["input", "output", "weight"]
@@ -147,6 +149,15 @@ class Hookpoint(NamedTuple):
         assert isinstance(found, Tensor)
         return found.detach()
 
+    def device(self, lm: LanguageModel) -> torch.device:
+        """Where its activations are: a model may be spread over several devices."""
+        hook = getattr(self.module(lm.hf), "_hf_hook", None)  # accelerate's
+        placed = getattr(hook, "execution_device", None)
+        if placed is not None:
+            return torch.device(placed)
+        first = next(self.module(lm.hf).parameters(), None)
+        return lm.device if first is None else first.device
+
     def width(self, lm: LanguageModel) -> int:
         """Width of its activations or rows; outside the residual stream found by running one token.
 
@@ -180,6 +191,41 @@ class Hookpoint(NamedTuple):
         return HookpointConfig(
             path=self.full_path(lm.hf), side=self.side, transformer_lens=alias, hidden_states=index
         )
+
+
+@torch.no_grad()
+def in_order_of_execution(lm: LanguageModel, hookpoints: Sequence[Hookpoint]) -> list[Hookpoint]:
+    """Different places of activations in the order in which a forward comes to them, found by running one token.
+
+    Raises:
+        MisfitError: the model has no such layer or module, or a forward never comes to it.
+    """
+    if len(hookpoints) < 2:
+        return list(hookpoints)
+    reached: list[Hookpoint] = []
+    handles = []
+    with model_lock(lm.hf):
+        for hookpoint in hookpoints:
+            note = partial(_note, reached, hookpoint)
+            module = hookpoint.module(lm.hf)
+            if hookpoint.side == "output":
+                handles.append(module.register_forward_hook(note))
+            else:
+                handles.append(module.register_forward_pre_hook(note))
+        try:
+            token = torch.zeros(1, 1, dtype=torch.int64, device=lm.device)
+            lm.hf(**forward_arguments(lm.hf, token, token + 1))
+        finally:
+            for handle in handles:
+                handle.remove()
+    for hookpoint in hookpoints:
+        if hookpoint not in reached:
+            raise MisfitError(f"a forward of {lm.id} never comes to {hookpoint}")
+    return list(dict.fromkeys(reached))
+
+
+def _note(reached: list[Hookpoint], hookpoint: Hookpoint, *_seen: object) -> None:
+    reached.append(hookpoint)
 
 
 def read_activations(

@@ -35,6 +35,15 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return found
 
 
+def replace_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], activations: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a module is called with, with other activations in it."""
+    if args:
+        return (activations, *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": activations}
+
+
 def positions(attention_mask: Int64[Tensor, "b s"]) -> Int64[Tensor, "b s"]:
     """Position of every token within its own text; 0 on padding, whichever side it is on."""
     return (attention_mask.cumsum(-1) - 1).clamp_min(0)
