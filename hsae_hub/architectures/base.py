@@ -19,11 +19,14 @@ NORM_EPS = 1e-6
 
 LAYER_NORM_EPS = 1e-5
 
-Normalize = Literal["none", "unit_norm", "layer_norm", "standardize", "mean_norm"]
+Normalize = Literal[
+    "none", "unit_norm", "layer_norm", "layer_norm_unbiased", "standardize", "mean_norm"
+]
 NORMALIZE: dict[Normalize, str] = {
     "none": "nothing",
     "unit_norm": "x / ‖x‖, token by token (Muchane et al. 2025)",
     "layer_norm": "(x - mean) / std over its dimensions, token by token (the Hierarchical Feature Groups paper)",
+    "layer_norm_unbiased": "(x - mean) / (std + 1e-5) with the std over n - 1, as OpenAI's code and SAELens have it",
     "standardize": "(x - mean) / std of each dimension, from a sample (the HierarchicalSAE paper)",
     "mean_norm": "x / c with one c for all tokens, from a sample, so that E‖x‖ = √d_in",
 }
@@ -252,6 +255,9 @@ class SAE(nn.Module, ABC, Generic[C]):
         elif self.config.normalize == "layer_norm":
             shift = x.mean(-1)
             scale = ((x - shift[:, None]).square().mean(-1) + LAYER_NORM_EPS).sqrt()
+        elif self.config.normalize == "layer_norm_unbiased":
+            shift, scale = x.mean(-1), x.std(-1)
+            return (x - shift[:, None]) / (scale + LAYER_NORM_EPS)[:, None], scale, shift
         elif self.norm_scale is not None:
             scale = self.norm_scale.expand(len(x))
         return (x - shift[:, None]) / scale[:, None], scale, shift

@@ -26,6 +26,8 @@ class GatedConfig(SAEConfig, frozen=True):
     """Weight of the sum of a token's positive gate pre-activations; it sets the sparsity, so the paper sweeps it."""
     penalty_warmup_steps: NonNegativeInt = 0
     """Steps over which the penalty grows linearly from 0; short runs lose fewer latents with some."""
+    pre_encoder_bias: bool = True
+    """Whether `b_dec` is taken away before encoding."""
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
@@ -100,7 +102,8 @@ class GatedSAE(SAE[GatedConfig]):
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"]]:
         """The acts, and the pre-activations of the gate."""
-        shared = (x - self.b_dec) @ self.W_enc
+        centred = x - self.b_dec if self.config.pre_encoder_bias else x
+        shared = centred @ self.W_enc
         gate = shared + self.b_gate
         magnitude = shared * self.r_mag.exp() + self.b_mag
         return torch.where(gate > 0, magnitude.relu(), 0), gate

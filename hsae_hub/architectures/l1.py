@@ -26,6 +26,8 @@ class L1Config(SAEConfig, frozen=True):
     """Weight of the sum of a token's acts, in the units of a normalised token (0.04 in those papers)."""
     penalty_warmup_steps: NonNegativeInt = 0
     """Steps over which the penalty grows linearly from 0; short runs lose fewer latents with some."""
+    pre_encoder_bias: bool = True
+    """Whether `b_dec` is taken away before encoding."""
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
@@ -78,4 +80,5 @@ class L1SAE(SAE[L1Config]):
         }
 
     def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc).relu()
+        centred = x - self.b_dec if self.config.pre_encoder_bias else x
+        return torch.addmm(self.b_enc, centred, self.W_enc).relu()

@@ -30,6 +30,8 @@ class TopKConfig(SAEConfig, frozen=True):
     """Latents kept a token, at most `d_sae`."""
     bias: bool = True
     """Whether there are `b_enc` and `b_dec`; the baselines of Muchane et al. 2025 have none."""
+    pre_encoder_bias: bool = True
+    """Whether `b_dec` is taken away before encoding."""
     aux_weight: NonNegativeFloat = 1 / 32
     """Weight of AuxK: dead latents reconstruct the error, `d_in / 2` of them at a time (Gao et al., A.2)."""
     dead_after_tokens: PositiveInt = 10_000_000
@@ -121,7 +123,8 @@ class TopKSAE(SAE[TopKConfig]):
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         if self.b_enc is None or self.b_dec is None:
             return x @ self.W_enc
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        centred = x - self.b_dec if self.config.pre_encoder_bias else x
+        return torch.addmm(self.b_enc, centred, self.W_enc)
 
     def _add_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         return x if self.b_dec is None else x + self.b_dec
