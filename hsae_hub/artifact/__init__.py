@@ -13,7 +13,9 @@ from hsae_hub.artifact.files import CONFIG as CONFIG
 from hsae_hub.artifact.files import STATS as STATS
 from hsae_hub.artifact.files import WEIGHTS as WEIGHTS
 from hsae_hub.artifact.files import LatentTable as LatentTable
+from hsae_hub.artifact.files import file_info as file_info
 from hsae_hub.artifact.files import flush as flush
+from hsae_hub.artifact.files import folder_atomic as folder_atomic
 from hsae_hub.artifact.files import save_sae as save_sae
 from hsae_hub.artifact.files import sha256_file as sha256_file
 from hsae_hub.artifact.files import write_atomic as write_atomic

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from hsae_hub.artifact.config import (
     TrainingConfig,
     VocabularyConfig,
 )
-from hsae_hub.errors import CorruptError
+from hsae_hub.errors import CorruptError, UsageError
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -66,6 +68,43 @@ def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_atomic(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Gives a folder beside `out` to fill; left without an error it becomes `out`, else it goes.
+
+    With `overwrite` its files take the place of those of the same name in an `out` that is there, other files stay.
+
+    Raises:
+        UsageError: `out` is a file, or a folder that is not empty and not to be overwritten.
+    """
+    out = out.absolute()
+    taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if taken and not (overwrite and out.is_dir()):
+        raise UsageError(
+            f"{out} is not {'empty' if out.is_dir() else 'a folder'}",
+            fix="give another folder" + (", or --overwrite" if out.is_dir() else ""),
+        )
+    beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        files = sorted(path for path in beside.rglob("*") if path.is_file())
+        for path in files:
+            flush(path)
+        if not taken:
+            beside.rename(out)
+        else:
+            for path in sorted(files, key=lambda path: path.suffix == ".json"):  # configs last
+                place = out / path.relative_to(beside)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+        flush(out)
+        flush(out.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

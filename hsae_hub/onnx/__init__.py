@@ -1,0 +1,3 @@
+"""SAEs as ONNX graphs: what a service or a browser runs without torch."""
+
+from hsae_hub.onnx.exporting import export as export
