@@ -18,6 +18,7 @@ from hsae_hub.cli import (
     card,
     doctor,
     evaluate,
+    export,
     failing,
     hub,
     quickstart,
@@ -46,6 +47,7 @@ app.command()(hub.push)
 app.command()(hub.pull)
 app.command()(hub.ls)
 app.command()(hub.show)
+app.command()(export.export)
 app.command()(attach.decompose)
 app.command()(attach.steer)
 app.command()(attach.splice)

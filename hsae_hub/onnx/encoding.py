@@ -56,19 +56,26 @@ def normalize(sae: SAE[Any], g: Graph, x: str) -> Normal:
         x = g.op("MatMul", x, g.weight("norm_whiten", sae.norm_whiten))
     batch = g.op("Shape", x, start=0, end=1)
     scale, shift = (g.op("Expand", g.number(value), batch) for value in (1.0, 0.0))
-    way = sae.config.normalize
+    divisor, way = "", sae.config.normalize
     if way == "unit_norm":
         norm = g.op("ReduceL2", x, g.indices(1), keepdims=0)
         scale = g.op("Add", norm, g.number(NORM_EPS))
-    elif way == "layer_norm":
+    elif way in ("layer_norm", "layer_norm_unbiased"):
         shift = g.op("ReduceMean", x, g.indices(1), keepdims=0)
         apart = g.op("Sub", x, _column(g, shift))
-        variance = g.op("ReduceMean", g.op("Mul", apart, apart), g.indices(1), keepdims=0)
-        scale = g.op("Sqrt", g.op("Add", variance, g.number(LAYER_NORM_EPS)))
+        squares = g.op("ReduceSum", g.op("Mul", apart, apart), g.indices(1), keepdims=0)
+        freedom = sae.d_in - (way == "layer_norm_unbiased")
+        variance = g.op("Div", squares, g.number(float(freedom)))
+        eps = g.number(LAYER_NORM_EPS)
+        if way == "layer_norm":
+            scale = divisor = g.op("Sqrt", g.op("Add", variance, eps))
+        else:
+            scale = g.op("Sqrt", variance)
+            divisor = g.op("Add", scale, eps)
     elif sae.norm_scale is not None:
         scale = g.op("Expand", g.weight("norm_scale", sae.norm_scale), batch)
-    if way in ("unit_norm", "layer_norm", "mean_norm"):
-        x = g.op("Div", g.op("Sub", x, _column(g, shift)), _column(g, scale))
+    if way not in ("none", "standardize"):
+        x = g.op("Div", g.op("Sub", x, _column(g, shift)), _column(g, divisor or scale))
     return Normal(x, scale, shift)
 
 

@@ -13,8 +13,9 @@ from hsae_hub.artifact import CONFIG, file_info, folder_atomic
 from hsae_hub.errors import ResourceError, UsageError
 
 FORMAT_VERSION = 1
-OPSETS = range(18, 24)
-"""From the first in which reductions take their axes as inputs, to the newest that was tried."""
+OPSET = 18
+"""The first in which all reductions take their axes as inputs."""
+OPSETS = range(OPSET, 24)
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights that still go into a graph: protobuf ends at 2 GiB."""
 
@@ -23,7 +24,7 @@ def export(
     sae: SAE[Any],
     out: Path,
     *,
-    opset: int = OPSETS.start,
+    opset: int = OPSET,
     check: bool = True,
     overwrite: bool = False,
     external_above: int = EXTERNAL_ABOVE,
@@ -42,7 +43,7 @@ def export(
         if find_spec(package) is None:
             raise ResourceError(f"ONNX export needs {package}", fix="pip install 'hsae-hub[onnx]'")
     if opset not in OPSETS:
-        raise UsageError(f"opset {opset} is not one of {OPSETS.start} to {OPSETS.stop - 1}")
+        raise UsageError(f"opset {opset} is not one of {OPSET} to {OPSETS.stop - 1}")
     from hsae_hub.onnx.building import build_graphs
     from hsae_hub.onnx.checking import LIMIT
     from hsae_hub.onnx.checking import check as check_graphs
