@@ -4,6 +4,7 @@ from hsae_hub.artifact.config import FORMAT_VERSION as FORMAT_VERSION
 from hsae_hub.artifact.config import ArtifactConfig as ArtifactConfig
 from hsae_hub.artifact.config import FileInfo as FileInfo
 from hsae_hub.artifact.config import HookpointConfig as HookpointConfig
+from hsae_hub.artifact.config import ImportedConfig as ImportedConfig
 from hsae_hub.artifact.config import ModelConfig as ModelConfig
 from hsae_hub.artifact.config import TokensConfig as TokensConfig
 from hsae_hub.artifact.config import TrainingConfig as TrainingConfig

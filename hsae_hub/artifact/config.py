@@ -102,6 +102,20 @@ class FileInfo(_Part):
     """In bytes."""
 
 
+class ImportedConfig(_Part):
+    """What an SAE was, before it was read from the format of another toolkit."""
+
+    format: str
+    """Name of the format, as `hsae import --format` takes it."""
+    source: str
+    """Repository, commit and folder on a hub, or the last names of a path."""
+    files: dict[str, FileInfo]
+    """The files that it was read from."""
+    notes: list[str]
+    """What was changed, and what the files did not say."""
+    written_by: str
+
+
 class ArtifactConfig(_Part):
     """An SAE's `config.json`. In the file the architecture's own keys and `d_sae` stand at the top level."""
 
@@ -116,6 +130,8 @@ class ArtifactConfig(_Part):
     vocabulary: VocabularyConfig | None = None
     """For an SAE of an embedding's rows."""
     training: TrainingConfig | None = None
+    imported: ImportedConfig | None = None
+    """For an SAE that another toolkit trained."""
     baseline: str | None = None
     """Folder, relative to this one, of a flat SAE trained on the same batches."""
     files: dict[str, FileInfo]

@@ -20,6 +20,7 @@ from hsae_hub.artifact.config import (
     ArtifactConfig,
     FileInfo,
     HookpointConfig,
+    ImportedConfig,
     ModelConfig,
     TokensConfig,
     TrainingConfig,
@@ -125,6 +126,7 @@ def save_sae(
     tokens: TokensConfig | None = None,
     vocabulary: VocabularyConfig | None = None,
     training: TrainingConfig | None = None,
+    imported: ImportedConfig | None = None,
     baseline: str | None = None,
     stats: LatentTable | None = None,
 ) -> ArtifactConfig:
@@ -157,6 +159,7 @@ def save_sae(
         tokens=tokens,
         vocabulary=vocabulary,
         training=training,
+        imported=imported,
         baseline=baseline,
         files={name: file_info(folder / name) for name in names},
     )
