@@ -103,27 +103,24 @@ def test_an_unchanged_push_makes_no_commit(world: World, tmp_path: Path) -> None
     assert set(second.plan.same) == PUBLISHED and second.plan.size == 0
 
 
-def test_a_push_is_one_commit_and_takes_away_what_the_folder_no_longer_has(
+def test_a_push_is_one_commit_and_takes_away_what_the_folder_no_longer_has_if_told_to(
     world: World, tmp_path: Path
 ) -> None:
     make_run(tmp_path / "run")
     world.hub().push(tmp_path / "run", REPO)
     world.put({"LICENSE": b"by hand", "images.md": b"by hand"})
     make_run(tmp_path / "other", seed=1, baseline=False, evaluated=False)
+    gone = {"eval/core.json", "baseline/config.json", "baseline/sae.safetensors"}
     pushed = world.hub().push(tmp_path / "other", REPO)
     assert world.commits() == 3
-    assert set(pushed.plan.remove) == {
-        "eval/core.json",
-        "baseline/config.json",
-        "baseline/sae.safetensors",
-    }
-    assert set(pushed.plan.change) == {
-        "README.md",
-        "config.json",
-        "sae.safetensors",
-        "stats.safetensors",
-    }
-    assert set(world.files()) == (PUBLISHED - set(pushed.plan.remove)) | {"LICENSE", "images.md"}
+    assert pushed.plan.remove == () and set(pushed.plan.stays) == gone
+    changed = {"README.md", "config.json", "sae.safetensors", "stats.safetensors"}
+    assert set(pushed.plan.change) == changed
+    assert set(world.files()) == PUBLISHED | {"LICENSE", "images.md"}
+    pruned = world.hub().push(tmp_path / "other", REPO, prune=True)
+    assert world.commits() == 4 and pruned.changed
+    assert set(pruned.plan.remove) == gone and pruned.plan.stays == ()
+    assert set(world.files()) == (PUBLISHED - gone) | {"LICENSE", "images.md"}
 
 
 def test_a_tag_stays_where_it_is(world: World, tmp_path: Path) -> None:
@@ -173,7 +170,10 @@ def test_a_repository_is_private_unless_it_is_said_to_be_public(
     assert world.hub().place().is_private(REPO)
     with pytest.raises(UsageError, match=r"is private .* a push does not change that"):
         world.hub().push(tmp_path / "run", REPO, public=True)
-    world.hub().push(tmp_path / "run", "org/open", public=True)
+    with pytest.raises(UsageError, match="no licence is stated") as caught:
+        world.hub().push(tmp_path / "run", "org/open", public=True)
+    assert caught.value.fix.startswith("--license cc-by-4.0")
+    world.hub().push(tmp_path / "run", "org/open", public=True, license="mit")
     assert not world.hub().place().is_private("org/open")
     with pytest.raises(UsageError, match=r"is public .* but this push is private"):
         world.hub().push(tmp_path / "run", "org/open")

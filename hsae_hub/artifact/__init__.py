@@ -1,5 +1,8 @@
 """An SAE on disk: `config.json`, `sae.safetensors` and, after training, `stats.safetensors`."""
 
+from hsae_hub.artifact.collection import NAME as NAME
+from hsae_hub.artifact.collection import Manifest as Manifest
+from hsae_hub.artifact.collection import Member as Member
 from hsae_hub.artifact.config import FORMAT_VERSION as FORMAT_VERSION
 from hsae_hub.artifact.config import ArtifactConfig as ArtifactConfig
 from hsae_hub.artifact.config import FileInfo as FileInfo
@@ -26,3 +29,4 @@ from hsae_hub.artifact.reading import check_files as check_files
 from hsae_hub.artifact.reading import check_header as check_header
 from hsae_hub.artifact.reading import read_artifact as read_artifact
 from hsae_hub.artifact.reading import read_config as read_config
+from hsae_hub.artifact.reading import read_manifest as read_manifest

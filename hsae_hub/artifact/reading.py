@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hsae_hub.architectures import SAE, architecture
+from hsae_hub.artifact.collection import Manifest, is_manifest, manifest_from_data
 from hsae_hub.artifact.config import ArtifactConfig, config_from_data
 from hsae_hub.artifact.files import CONFIG, STATS, WEIGHTS, LatentTable, check_finite, sha256_file
 from hsae_hub.artifact.migrations import migrate
@@ -42,21 +43,45 @@ def read_config(folder: Path) -> ArtifactConfig:
     """Reads and checks `config.json`.
 
     Raises:
+        NotFoundError: the folder has none, or it holds several SAEs, in folders of their own.
+        CorruptError: it is not JSON, or not of a format that this release reads.
+    """
+    path = folder / CONFIG
+    data = _read_object(path)
+    if is_manifest(data):
+        names = list(manifest_from_data(data, str(path)).saes)
+        raise NotFoundError(
+            f"{folder} is a collection, not one SAE",
+            why=f"its SAEs: {', '.join(names)}",
+            fix="\n".join(str(folder / name) for name in names[:3]),
+        )
+    return config_from_data(migrate(data, str(path)), str(path))
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Reads and checks the `config.json` of a collection; None if it is that of one SAE.
+
+    Raises:
         NotFoundError: the folder has none.
         CorruptError: it is not JSON, or not of a format that this release reads.
     """
     path = folder / CONFIG
+    data = _read_object(path)
+    return manifest_from_data(data, str(path)) if is_manifest(data) else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise NotFoundError(f"no {CONFIG} in {folder}", why="it is not a saved SAE")
+        raise NotFoundError(f"no {CONFIG} in {path.parent}", why="it is not a saved SAE")
     if path.stat().st_size > CONFIG_LIMIT:
         raise CorruptError(f"{path} has {path.stat().st_size} bytes, expected at most 1 MiB")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, dict):
         raise CorruptError(f"{path} holds a {type(data).__name__}, expected an object")
-    return config_from_data(migrate(data, str(path)), str(path))
+    return data
 
 
 def check_files(folder: Path, config: ArtifactConfig) -> None:

@@ -3,4 +3,9 @@
 from hsae_hub.card.check import CARD as CARD
 from hsae_hub.card.check import check_card as check_card
 from hsae_hub.card.check import is_rendered as is_rendered
+from hsae_hub.card.check import license_of as license_of
+from hsae_hub.card.collection import render_collection as render_collection
 from hsae_hub.card.render import render_card as render_card
+from hsae_hub.card.run import GALLERY as GALLERY
+from hsae_hub.card.run import Run as Run
+from hsae_hub.card.run import home_of as home_of

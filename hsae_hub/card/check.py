@@ -14,11 +14,13 @@ NOTES_HINT = "<!-- Anything written here stays when the card is written again. -
 _MARK = "<!-- hsae-hub card "
 _SECTIONS = (
     "How to load",
+    "Intended use",
     "Where it reads the model",
     "What was measured",
     "Training",
     "Data",
     "Limits",
+    "Licences",
     "How to cite",
     "Files",
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,25 @@ import yaml
 from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, read_config
 from hsae_hub.assets import EMBEDDED_MODEL
 from hsae_hub.card.check import CARD
+from hsae_hub.card.reports import FOLDER, Report, alone, dict_of, parse_report, read_json
 from hsae_hub.errors import CorruptError
 
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise CorruptError(f"{path} is not JSON: {error}") from None
-    return dict_of(data)
+GALLERY = "features/gallery.json"
 
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
         return dict_of(yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {})
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CorruptError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-def dict_of(value: Any) -> dict[str, Any]:
-    """The value if it is a mapping, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def list_of(value: Any) -> list[Any]:
-    """The value if it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
+def home_of(folder: Path) -> tuple[Path, str]:
+    """Where the files of an SAE's run lie, and its name in the reports: one of `also` lies in the run's folder."""
+    if (folder / "resolved.yaml").exists():
+        return folder, "sae"
+    also = dict_of(_yaml(folder.parent / "resolved.yaml").get("also"))
+    return (folder.parent, folder.name) if folder.name in also else (folder, "sae")
 
 
 class Run:
@@ -46,18 +38,24 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = read_config(folder)
-        self.summary = _json(folder / "SUMMARY.json")
-        self.environment = _json(folder / "env.json")
-        core = _json(folder / "eval" / "core.json")
-        measured = dict_of(core.get("weights")).get("sae")
-        self.core = core if measured == self.config.files[WEIGHTS].sha256 else {}
-        self.recipe = _yaml(folder / "resolved.yaml")
+        self.home, self.name = home_of(folder)
+        self.summary = read_json(self.home / "SUMMARY.json")
+        self.environment = read_json(self.home / "env.json")
+        self.recipe = _yaml(self.home / "resolved.yaml")
+        self.gallery = read_json(folder / GALLERY)
         own = folder / CARD
         self.card = own.read_text(encoding="utf-8", errors="replace") if own.is_file() else ""
         self.baseline: ArtifactConfig | None = None
         named = self.config.baseline
         if named is not None and (folder / named / CONFIG).is_file():
             self.baseline = read_config(folder / named)
+        parsed = {name: parse_report(data, name) for name, data in self._reports().items()}
+        self.reports: dict[str, Report] = {n: each for n, each in parsed.items() if each}
+
+    @property
+    def core(self) -> Report | None:
+        """What was measured of reconstruction and loss."""
+        return self.reports.get("core")
 
     @property
     def is_tiny(self) -> bool:
@@ -69,11 +67,24 @@ class Run:
         """Whether it reads the rows of an embedding."""
         return self.config.hookpoint is not None and self.config.hookpoint.side == "weight"
 
-    def metrics(self, name: str) -> dict[str, float]:
-        """What was measured of the `sae` or the `baseline`."""
-        found = dict_of(dict_of(self.core.get("saes")).get(name))
+    def metrics(self, name: str = "sae") -> dict[str, float]:
+        """What the core report says of the `sae` or of its `baseline`."""
+        values = self.core.of(name) if self.core else {}
+        return {key: each.value for key, each in values.items()}
+
+    def report_files(self) -> dict[str, bytes]:
+        """The reports of the run that are about this SAE, as files of its own folder."""
         return {
-            key: float(value)
-            for key, value in found.items()
-            if isinstance(value, int | float) and math.isfinite(value)
+            f"{FOLDER}/{name}.json": (
+                json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+            ).encode()
+            for name, data in self._reports().items()
         }
+
+    def _reports(self) -> dict[str, dict[str, Any]]:
+        sha256 = self.config.files[WEIGHTS].sha256
+        found = {}
+        for path in sorted((self.home / FOLDER).glob("*.json")):
+            if data := alone(read_json(path), self.name, sha256):
+                found[path.stem] = data
+        return found

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hsae_hub.architectures import architecture
 from hsae_hub.architectures.base import NORMALIZE
-from hsae_hub.artifact import ArtifactConfig
+from hsae_hub.artifact import ArtifactConfig, HookpointConfig
 from hsae_hub.assets import EMBEDDED_MODEL
-from hsae_hub.card.run import Run, dict_of
+from hsae_hub.card.reports import dict_of
+from hsae_hub.card.run import Run
 
-_MEANINGS = {
-    "explained_variance": "1 - sum of squared errors / variance about the mean; 1 is perfect",
-    "explained_variance_whitened": "the same where the rows seen are white: by the causal inner product",
-    "seen_tokens": "rows it was trained on",
-    "seen_explained_variance": "explained variance of the rows it was trained on",
-    "seen_explained_variance_whitened": "the same where they are white",
-    "mse": "squared error of a token, summed over the width",
-    "cosine": "mean cosine between activation and reconstruction",
-    "l0": "non-zero latents a token",
-    "l0_parents": "non-zero parents a token",
-    "l0_children": "non-zero children a token",
-    "strong_children": "share of acting parents whose child acts at least a tenth as strongly",
-    "dead_latents": "latents that were zero on every one of these tokens",
-    "dead_parents": "parents among them",
-    "ce_clean": "cross-entropy of the language model in nats, untouched",
-    "ce_spliced": "the same with the reconstruction in the activation's place",
-    "ce_zero": "the same with zeros in its place",
-    "ce_mean": "the same with the mean activation in its place",
-    "ce_score": "(ce_zero - ce_spliced) / (ce_zero - ce_clean); 1 loses nothing",
-    "kl": "mean KL of the next-token distribution, clean from spliced, in nats",
-}
-_OF_ROWS = {
-    "mse": "squared error of a row, summed over the width",
-    "cosine": "mean cosine between row and reconstruction",
-    "dead_latents": "latents that were zero on every row, those it was trained on included",
-}
 _SOFTWARE = """@software{hsae_hub,
   title = {hsae-hub: hierarchical sparse autoencoders, trained, published and attached},
   year = {2026}
 }"""
 
 Rows = list[tuple[str, str]]
-
-
-class Metric(NamedTuple):
-    name: str
-    sae: str
-    baseline: str
-    meaning: str
 
 
 def what(run: Run) -> str:
@@ -104,6 +73,8 @@ def reads(config: ArtifactConfig) -> Rows:
     if hookpoint is not None:
         part = "weight, row by row" if hookpoint.side == "weight" else hookpoint.side
         rows.append(("module in transformers", f"{hookpoint.path}, its {part}"))
+        if hookpoint.side != "weight":
+            rows.append(("name in nnsight", _nnsight(hookpoint)))
         rows.append(("name in TransformerLens", hookpoint.transformer_lens or "none"))
         index = hookpoint.hidden_states
         rows.append(("index in hidden_states", "none" if index is None else str(index)))
@@ -119,6 +90,11 @@ def reads(config: ArtifactConfig) -> Rows:
     return rows
 
 
+def _nnsight(hookpoint: HookpointConfig) -> str:
+    """How nnsight's `LanguageModel`, called lm, spells it; the first of a module's outputs where it has several."""
+    return "lm." + re.sub(r"\.(\d+)", r"[\1]", hookpoint.path) + f".{hookpoint.side}"
+
+
 def input(config: ArtifactConfig) -> str:
     """What is done to them first; follows `raw activation` or `raw row`."""
     steps = ["(x - mean) Σ^(-1/2), Σ the covariance of a sample"] if config.sae.whiten else []
@@ -129,35 +105,6 @@ def input(config: ArtifactConfig) -> str:
     return (
         f"; the SAE takes {', then '.join(steps)}, and undoes it after decoding. Do not scale it."
     )
-
-
-def metrics(
-    measured: dict[str, float], flat: dict[str, float], *, is_of_rows: bool
-) -> list[Metric]:
-    """What was measured, in the order of `_MEANINGS`."""
-    meanings = {**_MEANINGS, **(_OF_ROWS if is_of_rows else {})}
-    names = [name for name in _MEANINGS if name in measured]
-    names += [name for name in measured if name not in _MEANINGS]
-    return [
-        Metric(
-            name,
-            _number(measured[name]),
-            _number(flat[name]) if name in flat else "-",
-            meanings.get(name, ""),
-        )
-        for name in names
-    ]
-
-
-def measured_on(run: Run) -> str:
-    """On what it was measured."""
-    model = dict_of(run.core.get("model"))
-    at = f" at {model['revision']}" if model.get("revision") else ""
-    what = "held-out rows" if run.is_of_rows else "held-out tokens"
-    text = f"{count(run.core.get('tokens'))} {what} of {model.get('id', 'the model')}{at}"
-    if run.core.get("contexts"):
-        text += f" in {count(run.core['contexts'])} contexts"
-    return f"{text}, seed {run.core.get('seed', 'not recorded')}"
 
 
 def training(run: Run) -> Rows:
@@ -190,8 +137,37 @@ def training(run: Run) -> Rows:
     return rows
 
 
-def limits(run: Run, measured: dict[str, float]) -> Iterator[str]:
+def intended(run: Run) -> list[str]:
+    """What it is for."""
+    if run.is_tiny:
+        return [
+            "Learning how hierarchical SAEs work, and testing what works with them, on any machine."
+        ]
+    model = _model_id(run.config)
+    if run.is_of_rows:
+        return [
+            f"Research on how {model} arranges its tokens: which rows share a direction, and what sets them apart."
+        ]
+    return [
+        f"Research on what {model} computes at this place: taking its activations apart into features, looking at "
+        "what a feature answers to, steering by it, and measuring what is lost when the reconstruction takes the "
+        "activation's place.",
+        "Comparing SAE architectures, with the recipe and the numbers below.",
+    ]
+
+
+def out_of_scope(run: Run) -> list[str]:
+    """What it is not for."""
+    return [
+        f"Any other model, or any other place in {_model_id(run.config)}.",
+        "Deciding anything about people, or guarding a system on its own: a feature that is silent proves nothing.",
+        "Claims about a feature that rest on its label or its strongest examples alone.",
+    ]
+
+
+def limits(run: Run) -> Iterator[str]:
     """What it cannot do, as far as that follows from the files."""
+    measured = run.metrics()
     if run.is_tiny:
         yield (
             "The language model has 5.8M parameters and writes no sense: this SAE shows how things work, "
@@ -202,16 +178,7 @@ def limits(run: Run, measured: dict[str, float]) -> Iterator[str]:
             f"It fits {run.config.model.id} at this place only; another model of the same width is another model, "
             "its fine-tuned versions included."
         )
-    dead = measured.get("dead_latents")
-    if dead is not None:
-        d_sae = run.config.sae.shape().d_sae
-        share = f"{dead / d_sae:.1%} of {d_sae:,}"
-        if run.is_of_rows:
-            yield f"{dead:,.0f} latents ({share}) never fired on any row."
-        else:
-            yield f"{dead:,.0f} latents ({share}) never fired on the tokens measured; more tokens may wake some."
-    else:
-        yield "How many latents are dead was not measured."
+    yield dead_latents(run)
     if "ce_score" in measured and measured["ce_score"] < 1:
         yield (
             f"The reconstruction in the model's place keeps {measured['ce_score']:.1%} of the loss between zeros and "
@@ -221,13 +188,44 @@ def limits(run: Run, measured: dict[str, float]) -> Iterator[str]:
         yield "Nothing about its quality was measured."
     if run.is_of_rows:
         yield "It knows tokens, not texts: there is nothing to steer or to splice."
-    yield "Features have no labels here, and a label is a guess about a direction, not a fact about the model."
-    yield "Absorption, splitting and behaviour on text unlike the training text were not measured."
+    if not run.gallery:
+        yield "Features have no labels here, and a label is a guess about a direction, not a fact about the model."
+    if "absorption" not in run.reports:
+        yield "Absorption and splitting of features were not measured."
+    yield "Behaviour on text unlike the training text was not measured."
 
 
-def citations(run: Run) -> list[str]:
+def dead_latents(run: Run) -> str:
+    """How many of its latents never acted."""
+    dead, d_sae = run.metrics().get("dead_latents"), run.config.sae.shape().d_sae
+    if dead is None:
+        return "How many latents are dead was not measured."
+    share = f"{dead / d_sae:.1%} of {d_sae:,}"
+    if run.is_of_rows:
+        return f"{dead:,.0f} latents ({share}) never fired on any row."
+    return f"{dead:,.0f} latents ({share}) never fired on the tokens measured; more tokens may wake some."
+
+
+def licences(run: Run, license: str | None) -> Iterator[str]:
+    """Under what terms its parts stand."""
+    yield f"These weights: {license}." if license else "These weights: not stated by its author."
+    if run.is_tiny:
+        yield "The language model and the code, hsae-hub: Apache-2.0."
+        return
+    model = run.config.model
+    if model is not None:
+        terms = (
+            f"see https://huggingface.co/{model.id}"
+            if is_repo(model.id)
+            else "see where it is from"
+        )
+        yield f"The language model, {model.id}, is not part of this and has its own: {terms}."
+    yield "The training text is not part of this; its sources are named under Data. The code, hsae-hub: Apache-2.0."
+
+
+def citations(runs: Sequence[Run]) -> list[str]:
     """BibTeX of the architectures and of this package."""
-    configs = [run.config] + ([run.baseline] if run.baseline else [])
+    configs = [config for run in runs for config in (run.config, run.baseline) if config]
     names = dict.fromkeys(config.sae.architecture for config in configs)
     return [text for name in names if (text := architecture(name).citation)] + [_SOFTWARE]
 
@@ -239,15 +237,20 @@ def files(run: Run) -> Iterator[dict[str, str]]:
             yield {"path": prefix + name, "size": f"{info.size:,}", "sha256": info.sha256}
 
 
-def _number(value: float) -> str:
-    if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+def layer_of(config: ArtifactConfig) -> int | None:
+    """Number of the decoder layer that it reads, or reads in; None outside of them."""
+    path = config.hookpoint.path if config.hookpoint else ""
+    found = re.search(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)(?:\.|$)", path)
+    return int(found[1]) if found else None
 
 
-def count(value: Any) -> str:
-    """A whole number for people."""
-    return f"{value:,}" if isinstance(value, int) else "an unrecorded number of"
+def is_repo(model_id: str) -> bool:
+    """Whether a model is known by the name of a repository."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) is not None and not model_id.startswith(".")
+
+
+def _model_id(config: ArtifactConfig) -> str:
+    return config.model.id if config.model else "the language model it was trained on"
 
 
 def _value(value: Any) -> str:

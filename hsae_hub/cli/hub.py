@@ -1,4 +1,4 @@
-"""`hsae push`, `pull`, `ls`, `show`: SAEs on a hub, and those of it on this machine."""
+"""`hsae pull`, `ls`, `show`: SAEs on a hub, and those of it on this machine."""
 
 from __future__ import annotations
 
@@ -21,58 +21,12 @@ from hsae_hub.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from hsae_hub.hub import CachedSAE, ListedSAE, Pulled, Pushed, Shown
+    from hsae_hub.hub import CachedSAE, ListedSAE, Pulled, Shown
 
 _SHORT = 12
 """Characters of a commit that are shown."""
 
 _Rows = tuple[tuple[str, ...], Sequence[tuple[str, ...]], list[dict[str, Any]]]
-
-
-def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of an SAE.")],
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="org/name; made if it is not there.")],
-    public: Annotated[
-        bool, typer.Option("--public", help="Let everybody see it; private without this.")
-    ] = False,
-    tag: Annotated[str | None, typer.Option(help="Name this commit for good, such as v1.")] = None,
-    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
-    license: Annotated[
-        str | None, typer.Option(help="Licence of the weights, as its SPDX name, for the card.")
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Check everything, say what would be published, write nothing."
-        ),
-    ] = False,
-    hub: HubOption = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Publish the folder of a run, with its card, in one commit.
-
-    \b
-    Examples:
-      hsae push runs/mine org/name --dry-run
-      hsae push runs/mine org/name --tag v1
-      hsae push runs/mine me/name --hub ./shared-folder
-    """
-    out = Output("push", json=json, quiet=quiet)
-
-    from hsae_hub.hub import Hub
-
-    pushed = Hub(hub).push(
-        folder,
-        repo,
-        public=public,
-        tag=tag,
-        message=message,
-        license=license,
-        dry_run=dry_run,
-    )
-    data = {**pushed._asdict(), "plan": pushed.plan._asdict(), "dry_run": dry_run}
-    out.result(data, _pushed_text(pushed, dry_run), pushed.url)
 
 
 def pull(
@@ -214,28 +168,6 @@ def _copied(ref: str, pulled: Pulled, to: Path) -> Path:
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(pulled.folder / name, to / name)
     return to
-
-
-def _pushed_text(pushed: Pushed, dry_run: bool) -> str:
-    plan = pushed.plan
-    done = (
-        "would be published" if dry_run else "published" if pushed.changed else "was there already"
-    )
-    commit = f" at {pushed.commit[:_SHORT]}" if pushed.commit and not dry_run else ""
-    seen = "private" if pushed.private else "public"
-    head = f"{pushed.repo}{commit} {done} ({seen}, {size_text(plan.size)})"
-    files = [
-        (name, ", ".join(paths))
-        for name, paths in (
-            ("added", plan.add),
-            ("changed", plan.change),
-            ("removed", plan.remove),
-            ("left out", plan.left_out),
-        )
-        if paths
-    ]
-    tag = [("tag", pushed.tag)] if pushed.tag else []
-    return f"{head}\n{pairs([*files, *tag, ('url', pushed.url)])}"
 
 
 def _shown_text(shown: Shown) -> str:

@@ -21,6 +21,7 @@ from hsae_hub.cli import (
     export,
     failing,
     hub,
+    push,
     quickstart,
     recipes,
     suites,
@@ -43,7 +44,7 @@ app.command()(train.train)
 app.add_typer(suites.app, name="suite")
 app.command(name="eval")(evaluate.evaluate)
 app.command()(card.card)
-app.command()(hub.push)
+app.command()(push.push)
 app.command()(hub.pull)
 app.command()(hub.ls)
 app.command()(hub.show)

@@ -6,6 +6,7 @@ from hsae_hub.hub.listing import CachedSAE as CachedSAE
 from hsae_hub.hub.listing import ListedSAE as ListedSAE
 from hsae_hub.hub.loading import load as load
 from hsae_hub.hub.places import Entry as Entry
+from hsae_hub.hub.places import Proposal as Proposal
 from hsae_hub.hub.places import RepoInfo as RepoInfo
 from hsae_hub.hub.places import Tensor as Tensor
 from hsae_hub.hub.pull import OnProgress as OnProgress

@@ -23,10 +23,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
-from hsae_hub.errors import ConflictError, CorruptError, DeniedError, NetworkError, NotFoundError
+from hsae_hub.errors import (
+    ConflictError,
+    CorruptError,
+    DeniedError,
+    NetworkError,
+    NotFoundError,
+    UsageError,
+)
 from hsae_hub.hub.cache import Cache, home
 from hsae_hub.hub.header import read_header
-from hsae_hub.hub.places import MAIN, Entry, OnBytes, RepoInfo, Tensor, same_content
+from hsae_hub.hub.places import MAIN, Entry, OnBytes, Proposal, RepoInfo, Tensor, same_content
 from hsae_hub.problems import nearest
 
 _BLOCK = 1 << 20
@@ -136,6 +143,20 @@ class FolderHub:
         if not _appear(folder / "history" / f"{number:08d}", {"commit.json": text}):
             raise self._moved(repo, self._newest(folder))
         return _commit_id(text.encode())
+
+    def propose(
+        self,
+        repo: str,
+        add: Mapping[str, Path | bytes],
+        remove: Sequence[str],
+        *,
+        message: str,
+        parent: str,
+    ) -> Proposal:
+        raise UsageError(
+            f"{self.name} is a folder and knows no pull requests",
+            fix=f"push to another repository, for the owners of {repo} to look at",
+        )
 
     def tags(self, repo: str) -> dict[str, str]:
         paths = sorted((self._repo(repo) / "tags").glob("*/commit"))

@@ -12,7 +12,7 @@ from hsae_hub.hub.listing import CachedSAE, ListedSAE, list_cached, list_hub
 from hsae_hub.hub.places import Place
 from hsae_hub.hub.pull import OnProgress, Pulled, pull
 from hsae_hub.hub.push import Pushed, push
-from hsae_hub.hub.refs import Ref, check_repo
+from hsae_hub.hub.refs import Ref, check_target
 from hsae_hub.hub.show import Shown, show, show_folder
 
 
@@ -74,14 +74,20 @@ class Hub:
         tag: str | None = None,
         message: str | None = None,
         license: str | None = None,
+        prune: bool = False,
+        create_pr: bool = False,
         dry_run: bool = False,
     ) -> Pushed:
         """Publishes the folder of an SAE or a run, in one commit; private unless `public`; `tag` names it for good.
 
-        Only files that belong to an SAE are published. `dry_run` does everything but write.
+        A folder of several runs becomes a collection, or is added to the one that is there; `org/name:sae` adds one run
+        to it under that name. Only files that belong to an SAE are published. What was published before and is not in
+        the folder stays, unless `prune`. `create_pr` proposes the commit instead of making it. `dry_run` does
+        everything but write.
 
         Raises:
-            UsageError: `repo` is not `org/name`, a symbolic link among the files, or the repository is public.
+            UsageError: `repo` is not `org/name[:sae]`, a symbolic link among the files, the repository is public, it
+                holds something else, or something public has no licence.
             NotFoundError: the folder holds no SAE.
             CorruptError: a file is not what its config says, or a weight is not finite.
             CheckFailedError: the card lacks something.
@@ -92,11 +98,13 @@ class Hub:
         return push(
             self.place(),
             Path(folder).expanduser(),
-            check_repo(repo),
+            check_target(repo),
             public=public,
             tag=tag,
             message=message,
             license=license,
+            prune=prune,
+            create_pr=create_pr,
             dry_run=dry_run,
         )
 

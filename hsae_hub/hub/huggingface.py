@@ -13,7 +13,7 @@ from hsae_hub import __version__
 from hsae_hub.errors import ConflictError, NetworkError, UsageError
 from hsae_hub.hub.cache import Cache
 from hsae_hub.hub.faults import Patience, explained
-from hsae_hub.hub.places import MAIN, Entry, OnBytes, RepoInfo, Tensor, same_content
+from hsae_hub.hub.places import MAIN, Entry, OnBytes, Proposal, RepoInfo, Tensor, same_content
 
 TAG = "hsae"
 """Tag of the repositories that hold such SAEs; the card sets it."""
@@ -126,30 +126,59 @@ class HuggingFace:
         message: str,
         parent: str | None,
     ) -> str:
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
         def ask() -> str:
             landed = self._landed(repo, add, remove, parent) if tried else None
             tried.append(True)
-            if landed is not None:
-                return landed
-            operations: list[Any] = [
-                CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
-                for path, content in add.items()
-            ]
-            operations += [CommitOperationDelete(path, is_folder=False) for path in remove]
-            with _no_bars():
-                made = self._api.create_commit(
-                    repo,
-                    operations,
-                    commit_message=message,
-                    revision=MAIN,
-                    parent_commit=parent,
-                )
-            return str(made.oid)
+            return landed or str(self._send(repo, add, remove, message, parent).oid)
 
         tried: list[bool] = []
         return self._ask(repo, None, ask)
+
+    def propose(
+        self,
+        repo: str,
+        add: Mapping[str, Path | bytes],
+        remove: Sequence[str],
+        *,
+        message: str,
+        parent: str,
+    ) -> Proposal:
+        def ask() -> Proposal:
+            found = self._proposed(repo, add, remove, message)
+            if found is not None:  # by this push, its answer lost, or by an earlier one
+                return found
+            made = self._send(repo, add, remove, message, parent, create_pr=True)
+            return Proposal(str(made.oid), str(made.pr_url))
+
+        return self._ask(repo, None, ask)
+
+    def _send(
+        self,
+        repo: str,
+        add: Mapping[str, Path | bytes],
+        remove: Sequence[str],
+        message: str,
+        parent: str | None,
+        *,
+        create_pr: bool = False,
+    ) -> Any:
+        """One request that makes the whole commit, after the contents are there; `upload_folder` would make several."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations: list[Any] = [
+            CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
+            for path, content in add.items()
+        ]
+        operations += [CommitOperationDelete(path, is_folder=False) for path in remove]
+        with _no_bars():
+            return self._api.create_commit(
+                repo,
+                operations,
+                commit_message=message,
+                revision=MAIN,
+                parent_commit=parent,
+                create_pr=create_pr,
+            )
 
     def _landed(
         self, repo: str, add: Mapping[str, Path | bytes], remove: Sequence[str], parent: str | None
@@ -158,11 +187,28 @@ class HuggingFace:
         head = str(self._api.model_info(repo).sha)
         if head == parent:
             return None
-        tree = {entry.path: entry for entry in self.tree(repo, head)}
-        ours = all(p in tree and same_content(content, tree[p]) for p, content in add.items())
-        if ours and not tree.keys() & set(remove):
+        if self._holds(repo, head, add, remove):
             return head
         raise ConflictError(f"{repo} moved to {head[:12]} on {self.name} during the push")
+
+    def _proposed(
+        self, repo: str, add: Mapping[str, Path | bytes], remove: Sequence[str], message: str
+    ) -> Proposal | None:
+        """An open pull request of just this."""
+        for found in self._api.get_repo_discussions(repo):
+            is_open = found.is_pull_request and found.status in ("open", "draft")
+            if is_open and found.title == message:
+                commit = str(self._api.model_info(repo, revision=f"refs/pr/{found.num}").sha)
+                if self._holds(repo, commit, add, remove):
+                    return Proposal(commit, found.url)
+        return None
+
+    def _holds(
+        self, repo: str, commit: str, add: Mapping[str, Path | bytes], remove: Sequence[str]
+    ) -> bool:
+        tree = {entry.path: entry for entry in self.tree(repo, commit)}
+        ours = all(p in tree and same_content(content, tree[p]) for p, content in add.items())
+        return ours and not tree.keys() & set(remove)
 
     def tags(self, repo: str) -> dict[str, str]:
         refs = self._ask(repo, None, lambda: self._api.list_repo_refs(repo))

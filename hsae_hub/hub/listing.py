@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from hsae_hub.artifact import CONFIG, ArtifactConfig, read_config
+from hsae_hub.artifact import CONFIG, ArtifactConfig, read_config, read_manifest
 from hsae_hub.errors import HSAEError
 from hsae_hub.hub.cache import Cache
 from hsae_hub.hub.places import RepoInfo
@@ -42,9 +42,8 @@ def list_cached(cache: Cache) -> list[CachedSAE]:
         short = f"{repo}@{commit}" if not revisions else f"{repo}@{revisions[0]}"
         if "main" in revisions:
             short = repo
-        folders = [snapshot] if (snapshot / CONFIG).is_file() else []
-        folders = folders or sorted(path.parent for path in snapshot.glob(f"*/{CONFIG}"))
-        for folder in folders:
+        beside = sorted(path.parent for path in snapshot.glob(f"*/{CONFIG}"))
+        for folder in [snapshot] if _is_sae(snapshot) else beside:
             try:
                 config = read_config(folder)
             except HSAEError:
@@ -54,6 +53,13 @@ def list_cached(cache: Cache) -> list[CachedSAE]:
                 size = sum(info.size for info in config.files.values())
                 found.append(CachedSAE(ref, commit, revisions, folder, config, size))
     return sorted(found, key=lambda sae: sae.ref)
+
+
+def _is_sae(folder: Path) -> bool:
+    try:
+        return read_manifest(folder) is None
+    except HSAEError:
+        return False
 
 
 def list_hub(infos: list[RepoInfo], cache: Cache) -> list[ListedSAE]:

@@ -40,6 +40,13 @@ class RepoInfo(NamedTuple):
     """Time of the newest commit, ISO 8601."""
 
 
+class Proposal(NamedTuple):
+    """A commit that waits for the owners of a repository to take it."""
+
+    commit: str
+    url: str
+
+
 class Tensor(NamedTuple):
     """A tensor of a weight file, as its header describes it."""
 
@@ -132,6 +139,22 @@ class Place(Protocol):
 
         Raises:
             ConflictError: `parent` is not the newest commit any more.
+        """
+        ...
+
+    def propose(
+        self,
+        repo: str,
+        add: Mapping[str, Path | bytes],
+        remove: Sequence[str],
+        *,
+        message: str,
+        parent: str,
+    ) -> Proposal:
+        """As `commit`, but as a pull request: the newest commit stays what it is.
+
+        Raises:
+            UsageError: this hub knows no such thing.
         """
         ...
 

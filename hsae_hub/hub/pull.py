@@ -14,9 +14,11 @@ from hsae_hub.artifact import (
     ArtifactConfig,
     check_header,
     read_config,
+    read_manifest,
     sha256_file,
 )
 from hsae_hub.errors import CorruptError, NetworkError, NotFoundError
+from hsae_hub.hub.collection import check_manifest
 from hsae_hub.hub.header import read_header
 from hsae_hub.hub.places import MAIN, Entry, OnBytes, Place, content_hash, same_content
 from hsae_hub.hub.refs import Ref, is_safe_path
@@ -117,6 +119,7 @@ def pull(
         raise _not_whole(ref, commit, {ref.path(CONFIG)}, error)
     fetched.total = sum(entry.size for entry in wanted.values())
     folder = fetched.get(wanted[ref.path(CONFIG)]).parent
+    check_collection(place, ref, commit, tree)
     if only_sae:
         names = {ref.path(name) for name in read_config(folder).files} | {ref.path(CONFIG)}
         wanted = {path: entry for path, entry in wanted.items() if path in names}
@@ -135,6 +138,24 @@ def pull(
     fresh = bool(wanted.keys() - here) or fetched.healed
     size = sum(entry.size for entry in wanted.values())
     return Pulled(folder, commit, repo, tuple(sorted(wanted)), size, not fresh, error is not None)
+
+
+def check_collection(place: Place, ref: Ref, commit: str, tree: dict[str, Entry]) -> None:
+    """Where the repository is a collection: makes sure that the SAE is in it, and is the one its manifest names.
+
+    Raises:
+        NotFoundError: it is not in it, or none is named.
+        CorruptError: the manifest cannot be read, or names other files.
+        NetworkError: the hub cannot be reached and the cache does not hold the manifest.
+    """
+    if CONFIG not in tree:
+        return
+    if ref.subfolder is not None:  # else it was fetched as that of the SAE
+        fetch_checked(place, str(ref.repo), commit, tree[CONFIG])
+    manifest = read_manifest(place.cache.snapshot(str(ref.repo), commit))
+    if manifest is not None:
+        at = f"{ref.repo}@{ref.revision}" if ref.revision else str(ref.repo)
+        check_manifest(manifest, ref.subfolder, tree, at)
 
 
 class _Fetched:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from hsae_hub.artifact import NAME
 from hsae_hub.errors import UsageError
 
 EXAMPLE = "org/name, org/name@revision, org/name@revision:subfolder, or ./folder"
@@ -41,6 +42,26 @@ def check_repo(repo: str) -> str:
             why="letters, digits, '-', '_' and '.', no '--' or '..', at most 96 characters",
         )
     return repo
+
+
+def check_target(text: str) -> Ref:
+    """Where a push goes: `org/name`, or `org/name:sae` for one SAE of a collection.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    repo, colon, name = text.partition(":")
+    if "@" in text:
+        raise UsageError(
+            f"{text!r} names a revision; a push makes a new one",
+            fix=f"{repo.partition('@')[0]} --tag v1    names it",
+        )
+    if colon and not re.fullmatch(NAME, name):
+        raise UsageError(
+            f"{name!r} in {text!r} cannot be the name of an SAE in a collection",
+            why="letters, digits, '-', '_', '+' and '.'",
+        )
+    return Ref(check_repo(repo), subfolder=name or None)
 
 
 def check_tag(tag: str) -> str:

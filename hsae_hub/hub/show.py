@@ -11,7 +11,7 @@ from hsae_hub.card import CARD
 from hsae_hub.errors import NotFoundError
 from hsae_hub.hub.header import read_header
 from hsae_hub.hub.places import Entry, Place, Tensor
-from hsae_hub.hub.pull import fetch_checked, locate, no_sae
+from hsae_hub.hub.pull import check_collection, fetch_checked, locate, no_sae
 from hsae_hub.hub.refs import Ref
 
 CORE = "eval/core.json"
@@ -77,6 +77,7 @@ def show(place: Place, ref: Ref) -> Shown:
         entry = tree.get(ref.path(name))
         if entry is not None and entry.size <= _SMALL:
             fetch_checked(place, repo, commit, entry)
+    check_collection(place, ref, commit, tree)
     folder = place.cache.snapshot(repo, commit) / (ref.subfolder or "")
     config = read_config(folder)
     weights = tree.get(ref.path(WEIGHTS))
