@@ -113,6 +113,12 @@ def test_another_tokenizer_is_refused(sae: SAE[Any]) -> None:
         attach(sae, without_bos("llama"))
 
 
+def test_another_family_is_refused(sae: SAE[Any], model: LanguageModel) -> None:
+    elsewhere = sae.info.config.hookpoint.model_copy(update={"path": "transformer.h.3"})
+    with pytest.raises(MisfitError, match=r"reads transformer\.h\.3 .* place is model\.layers\.3"):
+        attach(changed(sae, hookpoint=elsewhere), model)
+
+
 def test_another_name_is_warned_of(sae: SAE[Any], model: LanguageModel) -> None:
     named = sae.info.config.model.model_copy(update={"id": "org/other-model"})
     with pytest.warns(UserWarning, match=r"org/other-model .* attached to gemma2-tiny-en"):

@@ -23,6 +23,7 @@ from hsae_hub.artifact.files import folder_atomic as folder_atomic
 from hsae_hub.artifact.files import save_sae as save_sae
 from hsae_hub.artifact.files import sha256_file as sha256_file
 from hsae_hub.artifact.files import write_atomic as write_atomic
+from hsae_hub.artifact.reading import CORE_REPORT as CORE_REPORT
 from hsae_hub.artifact.reading import Artifact as Artifact
 from hsae_hub.artifact.reading import ArtifactInfo as ArtifactInfo
 from hsae_hub.artifact.reading import check_files as check_files

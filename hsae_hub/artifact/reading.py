@@ -19,6 +19,8 @@ CONFIG_LIMIT = 1 << 20
 """Largest `config.json` that is read, in bytes."""
 HEADER_LIMIT = 1 << 24
 """Largest safetensors header that is read, in bytes."""
+CORE_REPORT = "eval/core.json"
+"""Where `hsae eval` keeps what it measured."""
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -29,6 +31,8 @@ class ArtifactInfo(NamedTuple):
     stats: LatentTable | None
     ref: str
     """Where it was loaded from, as the user wrote it."""
+    explained_variance: float | None = None
+    """What a report beside it says that these very weights explain; None without one."""
 
 
 class Artifact(NamedTuple):
@@ -180,7 +184,7 @@ def read_artifact(
             tensor.copy_(loaded)
     stats = _read_stats(folder, config) if STATS in config.files else None
     sae = sae.to(device=device, dtype=dtype or target).requires_grad_(False).eval()
-    sae.info = ArtifactInfo(config, stats, ref or str(folder))
+    sae.info = ArtifactInfo(config, stats, ref or str(folder), _measured(folder, config))
     return Artifact(sae, config, stats)
 
 
@@ -202,3 +206,16 @@ def _read_stats(folder: Path, config: ArtifactConfig) -> LatentTable:
     if not tokens.isdecimal():
         raise CorruptError(f"{folder / STATS}: its metadata does not say how many tokens it saw")
     return LatentTable(tensors["p999"], tensors["density"], int(tokens))
+
+
+def _measured(folder: Path, config: ArtifactConfig) -> float | None:
+    """What `eval/core.json` says, which is only a hint: a file that cannot be read says nothing."""
+    path = folder / CORE_REPORT
+    if not path.is_file() or path.stat().st_size > CONFIG_LIMIT:
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        same = report["weights"]["sae"] == config.files[WEIGHTS].sha256
+        return float(report["saes"]["sae"]["explained_variance"]) if same else None
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, overload
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from hsae_hub.architectures import SAE, Acts
 from hsae_hub.artifact import ArtifactInfo
-from hsae_hub.attach.batches import check_length, encode_texts, pad_left
+from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.attach.decomposing import Decomposition, Token, take_apart, token_texts
 from hsae_hub.attach.engine import Engine
 from hsae_hub.attach.generating import continue_texts, greedy
-from hsae_hub.attach.losses import Site, SpliceReport, Subject, measure_losses
+from hsae_hub.attach.losses import Site
+from hsae_hub.attach.probing import warn_if_far_below
 from hsae_hub.attach.running import Placed
+from hsae_hub.attach.spliced import Spliced
 from hsae_hub.attach.splicing import Splice, chosen_latents
 from hsae_hub.attach.steering import EditSpec, Mode, Units, make_steering, parse_edits
 from hsae_hub.errors import NotFoundError, UsageError
@@ -49,6 +49,7 @@ class Attached:
         self._engine = engine
         self._whole = whole
         self._local = threading.local()
+        self._probed: set[str] = set()
         self._points = {name: engine.point("latents") for name in sites} if whole is None else {}
 
     def __repr__(self) -> str:
@@ -98,6 +99,7 @@ class Attached:
         Raises:
             UsageError: the text has no token, or more than the model can read.
         """
+        self._first_use()
         ids = encode_texts(self.lm, [text])[0]
         row = torch.tensor([ids], device=self.lm.device)
         x = read_activations(self.lm, self.hookpoint, row, torch.ones_like(row))[0]
@@ -162,7 +164,7 @@ class Attached:
             for site in self.sites.values()
         ]
         with self._using(*placed):
-            yield Spliced(self, placed)
+            yield Spliced(self._engine, self.sites, placed, self._stack)
 
     def trace(self, texts: str | Sequence[str], *, max_new_tokens: int | None = None) -> Any:
         """nnsight's tracer for a `with` block of your own, over one forward or a greedy generation.
@@ -174,6 +176,7 @@ class Attached:
         Raises:
             UsageError: a text without a token, too many tokens, or the engine is not nnsight's.
         """
+        self._first_use()
         rows = encode_texts(self.lm, [texts] if isinstance(texts, str) else list(texts))
         batch = pad_left(self.lm, rows)
         config = None if max_new_tokens is None else greedy(self.lm, max_new_tokens)
@@ -264,7 +267,15 @@ class Attached:
             )
         return next(iter(self.sites.items()))
 
+    def _first_use(self) -> None:
+        probed = (self._whole or self)._probed
+        for name, site in self.sites.items():
+            if name not in probed:
+                probed.add(name)
+                warn_if_far_below(site.sae, self.lm, site.hookpoint)
+
     def _check_intervenes(self) -> None:
+        self._first_use()
         for site in self.sites.values():
             if site.hookpoint.side == "weight":
                 raise UsageError(
@@ -295,74 +306,6 @@ class Attached:
                 stack.remove(each)
 
 
-class Spliced:
-    """What `splice` gives inside its block."""
-
-    def __init__(self, attached: Attached, placed: Sequence[Placed]) -> None:
-        self._attached = attached
-        self._placed = placed
-
-    def loss(
-        self,
-        texts: Sequence[str] | Int64[Tensor, "n s"] | Sequence[Int64[Tensor, " _"]],
-        *,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> SpliceReport:
-        """What the model loses: cross-entropies, KL, explained variance and L0 over texts or windows of token ids.
-
-        `spliced` is measured with all interventions of the open blocks, `clean` without any. `on_progress` is told how
-        many forwards are done, and of how many.
-
-        Raises:
-            UsageError: nothing to measure on, a text longer than the model can read, or the block is over.
-        """
-        attached = self._attached
-        stack = attached._stack()
-        if any(each not in stack for each in self._placed):
-            raise UsageError("loss belongs inside its own `with lm.splice()` block")
-        reports = measure_losses(
-            attached._engine,
-            {"": Subject(attached.sites, list(stack))},
-            _rows(attached.lm, texts),
-            lambda instead: [
-                Placed(each.hookpoint, instead[each.hookpoint]) if each in self._placed else each
-                for each in stack
-            ],
-            on_progress,
-        )
-        return reports[""]
-
-
-def splice_losses(
-    several: Mapping[str, Attached],
-    texts: Sequence[str] | Int64[Tensor, "n s"] | Sequence[Int64[Tensor, " _"]],
-    *,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, SpliceReport]:
-    """`Spliced.loss` of several SAEs attached to one place of one model; what no SAE has a part in is run once.
-
-    Raises:
-        UsageError: nothing to measure on, a text longer than the model can read, or SAEs of several places or of an
-            embedding.
-    """
-    first = next(iter(several.values()))
-    for each in several.values():
-        each._check_intervenes()
-        if each.lm is not first.lm or each.hookpoint != first.hookpoint:
-            raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
-    subjects = {
-        name: Subject(each.sites, [Placed(each.hookpoint, Splice(each.sae, error_term=False))])
-        for name, each in several.items()
-    }
-    return measure_losses(
-        first._engine,
-        subjects,
-        _rows(first.lm, texts),
-        lambda instead: [Placed(hookpoint, change) for hookpoint, change in instead.items()],
-        on_progress,
-    )
-
-
 def _through(point: Any, acts: Acts) -> Acts:
     passed: Acts = point(acts, hook=True)
     return passed
@@ -378,16 +321,3 @@ def _sae_name(sae: SAE[Any]) -> str:
 
 def _full_place(lm: LanguageModel, hookpoint: Hookpoint) -> str:
     return str(hookpoint._replace(path=hookpoint.full_path(lm.hf)))
-
-
-def _rows(
-    lm: LanguageModel, texts: Sequence[str] | Int64[Tensor, "n s"] | Sequence[Int64[Tensor, " _"]]
-) -> list[list[int]]:
-    if isinstance(texts, str):
-        texts = [texts]
-    if not isinstance(texts, Tensor) and all(isinstance(text, str) for text in texts):
-        return encode_texts(lm, [str(text) for text in texts])
-    rows = [[int(i) for i in window] for window in texts]
-    for number, row in enumerate(rows):
-        check_length(lm, len(row), f"window {number}")
-    return rows

@@ -10,6 +10,9 @@ from hsae_hub.artifact import ArtifactConfig
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, tokenizer_sha256
 
+_FAMILIES = ("model.layers", "transformer.h", "gpt_neox.layers")
+"""Where families of models keep their layers: Gemma, Llama and Qwen; GPT-2; Pythia."""
+
 
 def choose_hookpoint(config: ArtifactConfig | None, given: str | None) -> Hookpoint:
     """The place that an SAE names, or the one that is given for an SAE that names none.
@@ -27,9 +30,10 @@ def choose_hookpoint(config: ArtifactConfig | None, given: str | None) -> Hookpo
             )
         return Hookpoint.parse(given)
     hookpoint = Hookpoint.from_config(named)
-    if given is not None and Hookpoint.parse(given) != hookpoint:
+    if given not in (None, named.transformer_lens) and Hookpoint.parse(str(given)) != hookpoint:
         raise MisfitError(
-            f"this SAE reads {hookpoint}, not {Hookpoint.parse(given)}", fix="leave hookpoint out"
+            f"this SAE reads {hookpoint}, not {Hookpoint.parse(str(given))}",
+            fix="leave hookpoint out",
         )
     return hookpoint
 
@@ -55,6 +59,14 @@ def check_fit(
         )
     if made_for is None:
         return
+    named = None if config is None else config.hookpoint
+    path = hookpoint.full_path(lm.hf)
+    if named is not None and _family(named.path) not in (None, _family(path)):
+        raise MisfitError(
+            f"this SAE reads {named.path} ({name}) but in {lm.id}, a {type(lm.hf).__name__}, that place is {path}",
+            why="the same place has other names in another family of models, where features mean nothing",
+            fix=remedy,
+        )
     tokenizer = tokenizer_sha256(lm.tokenizer)
     if made_for.tokenizer_sha256 not in (None, tokenizer):
         raise MisfitError(
@@ -70,6 +82,10 @@ def check_fit(
             UserWarning,
             stacklevel=3,
         )
+
+
+def _family(path: str) -> str | None:
+    return next((layers for layers in _FAMILIES if path.startswith(f"{layers}.")), None)
 
 
 def _base_name(model: str) -> str:

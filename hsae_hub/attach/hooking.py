@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
 
 from hsae_hub.attach.running import Run
@@ -17,6 +18,7 @@ class HooksRunner:
 
     def __init__(self, lm: LanguageModel) -> None:
         self._hf = lm.hf
+        self._modules: dict[Hookpoint, Module] = {}
 
     def call(self, function: Callable[..., Any] | None, arguments: dict[str, Any], run: Run) -> Any:
         """The model's own call, or one of its methods."""
@@ -32,12 +34,13 @@ class HooksRunner:
                 )
                 stack.callback(begin.remove)
             for hookpoint in run.changes:
-                stack.callback(_hook(self._hf, hookpoint, run).remove)
+                if hookpoint not in self._modules:
+                    self._modules[hookpoint] = hookpoint.module(self._hf)
+                stack.callback(_hook(self._modules[hookpoint], hookpoint, run).remove)
             yield
 
 
-def _hook(hf: Any, hookpoint: Hookpoint, run: Run) -> RemovableHandle:
-    module = hookpoint.module(hf)
+def _hook(module: Module, hookpoint: Hookpoint, run: Run) -> RemovableHandle:
     if hookpoint.side == "output":
         return module.register_forward_hook(
             lambda _m, _args, out: rebuild(out, run.change(hookpoint, hidden(out)))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from hsae_hub.artifact import (
     CONFIG,
+    CORE_REPORT,
     WEIGHTS,
     ArtifactConfig,
     check_header,
@@ -98,7 +99,7 @@ def locate(place: Place, ref: Ref) -> Located:
 def pull(
     place: Place, ref: Ref, *, only_sae: bool = False, on_progress: OnProgress | None = None
 ) -> Pulled:
-    """Pulls the SAE that a reference names; `only_sae` leaves out its baseline and everything but config and weights.
+    """Pulls the SAE that a reference names; `only_sae` takes config, weights and what was measured, no baseline.
 
     Raises:
         NotFoundError: no such repository, revision, or SAE in it.
@@ -121,7 +122,8 @@ def pull(
     folder = fetched.get(wanted[ref.path(CONFIG)]).parent
     check_collection(place, ref, commit, tree)
     if only_sae:
-        names = {ref.path(name) for name in read_config(folder).files} | {ref.path(CONFIG)}
+        own = [*read_config(folder).files, CONFIG, CORE_REPORT]
+        names = {ref.path(name) for name in own}
         wanted = {path: entry for path, entry in wanted.items() if path in names}
         fetched.total = sum(entry.size for entry in wanted.values())
     _agree(read_config(folder), ref.path, tree, ref)

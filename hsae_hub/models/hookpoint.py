@@ -21,10 +21,22 @@ from hsae_hub.problems import nearest
 Side = Literal["input", "output", "weight"]
 _LAYER = re.compile(r"(?:[a-z_]+\.)*?(?:layers|h|blocks)\.(\d+)((?:\.\w+)*)")
 _SIDE = re.compile(r"\.(input|output|weight)$")
-_TRANSFORMER_LENS: dict[str, Side] = {".hook_resid_pre": "input", ".hook_resid_post": "output"}
+_TRANSFORMER_LENS: dict[str, tuple[str, Side]] = {
+    ".hook_resid_pre": ("", "input"),
+    ".hook_resid_post": ("", "output"),
+    ".hook_attn_out": (".attn_out", "output"),
+    ".hook_mlp_out": (".mlp_out", "output"),
+}
+_ADDED = {
+    "attn_out": ("post_attention_layernorm", "self_attn", "attn", "attention"),
+    "mlp_out": ("post_feedforward_layernorm", "mlp"),
+}
+"""What a layer's attention or MLP adds to the residual stream: the first of these modules that the layer has. As in
+TransformerLens that is behind the norm where there is one after the sublayer (Gemma-2 and 3)."""
 _SPELLINGS = (
-    "write model.layers.3 (residual stream after layer 3), model.layers.3.input (before it), "
-    "blocks.3.hook_resid_post, or a module such as model.layers.3.mlp; "
+    "write model.layers.3 (residual stream after layer 3), model.layers.3.input (before it), layers.3.attn_out or "
+    "layers.3.mlp_out (what attention or MLP adds to it), blocks.3.hook_resid_post, or a module such as "
+    "model.layers.3.mlp; "
     "lm_head.weight for the rows of the unembedding"
 )
 
@@ -47,7 +59,8 @@ def layer_list(hf: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 class Hookpoint(NamedTuple):
-    """A module and its side. `layers.3` is decoder layer 3 in every family; other modules go by their own path.
+    """A module and its side. `layers.3` is decoder layer 3 in every family, `layers.3.attn_out` and `layers.3.mlp_out`
+    are what its attention and MLP add to the residual stream; other modules go by their own path.
 
     The side `weight` is no activation but the rows of an embedding, one a token: of `lm_head`, or of the input's.
     """
@@ -58,7 +71,8 @@ class Hookpoint(NamedTuple):
     @classmethod
     def parse(cls, text: str | int) -> Hookpoint:
         """Reads `model.layers.3`, `layers.3`, `transformer.h.3`, `3`, each with `.input` or `.output` at will,
-        `blocks.3.hook_resid_pre` and `…_post`, the path of any module, or of an embedding with `.weight`.
+        `blocks.3.hook_resid_pre`, `…_resid_post`, `…_attn_out` and `…_mlp_out`, the path of any module, or of an
+        embedding with `.weight`.
 
         Raises:
             UsageError: it is none of these.
@@ -69,7 +83,8 @@ class Hookpoint(NamedTuple):
         found = re.fullmatch(_LAYER, path)
         rest = found[2] if found else ""
         if found and rest in _TRANSFORMER_LENS:
-            return cls(f"layers.{int(found[1])}", _TRANSFORMER_LENS[rest])
+            below, lens_side = _TRANSFORMER_LENS[rest]
+            return cls(f"layers.{int(found[1])}{below}", lens_side)
         if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", path) or "hook_" in path:
             raise UsageError(f"{path!r} names no place in a language model", fix=_SPELLINGS)
         ending = _SIDE.search(path)
@@ -112,7 +127,11 @@ class Hookpoint(NamedTuple):
                 f"no layer {self.layer} in {type(hf).__name__}: its layers are 0 to {len(modules) - 1}",
                 fix=f"a hookpoint from {layers}.0 to {layers}.{len(modules) - 1}",
             )
-        return layers + self.path.removeprefix("layers")
+        path = layers + self.path.removeprefix("layers")
+        parent, _, last = path.rpartition(".")
+        if last in _ADDED and path.count(".") == layers.count(".") + 2:
+            return f"{parent}.{_added(modules[self.layer], last)}"
+        return path
 
     def module(self, hf: PreTrainedModel) -> nn.Module:
         """Its module in this model.
@@ -127,6 +146,15 @@ class Hookpoint(NamedTuple):
                 f"no module {path!r} in {type(hf).__name__}{nearest(path, names)}", fix=_SPELLINGS
             )
         return names[path]
+
+    def _lens_name(self, hf: PreTrainedModel) -> str | None:
+        layer = self.layer
+        for ending, (below, side) in _TRANSFORMER_LENS.items():
+            if layer is not None and side == self.side:
+                named = Hookpoint(f"layers.{layer}{below}", side)
+                if named.full_path(hf) == self.full_path(hf):
+                    return f"blocks.{layer}{ending}"
+        return None
 
     def rows(self, lm: LanguageModel) -> Float[Tensor, "vocabulary d"]:
         """The weight of an embedding, a row a token, as the model holds it.
@@ -181,16 +209,28 @@ class Hookpoint(NamedTuple):
         if self.side == "weight":
             self.rows(lm)
         self.module(lm.hf)
-        alias, index = None, None
+        alias, index = self._lens_name(lm.hf), None
         if self.is_residual and self.layer is not None:
             after = self.side == "output"
-            alias = f"blocks.{self.layer}.hook_resid_{'post' if after else 'pre'}"
             index = self.layer + after
         if index == lm.n_layers:  # transformers gives the last one after the final norm
             index = None
         return HookpointConfig(
             path=self.full_path(lm.hf), side=self.side, transformer_lens=alias, hidden_states=index
         )
+
+
+def _added(layer: nn.Module, what: str) -> str:
+    """Name of the module in a decoder layer whose output is added to the residual stream."""
+    names = [name for name, _ in layer.named_children()]
+    # Llama's post_attention_layernorm is the one before its MLP, and adds nothing
+    known = _ADDED[what] if "post_feedforward_layernorm" in names else _ADDED[what][1:]
+    for name in known:
+        if name in names:
+            return name
+    raise MisfitError(
+        f"{type(layer).__name__} has none of {', '.join(known)} to be its {what}", fix=_SPELLINGS
+    )
 
 
 @torch.no_grad()
