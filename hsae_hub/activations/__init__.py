@@ -9,7 +9,10 @@ from hsae_hub.activations.harvesting import Harvested as Harvested
 from hsae_hub.activations.harvesting import OnHarvest as OnHarvest
 from hsae_hub.activations.harvesting import harvest as harvest
 from hsae_hub.activations.heldout import heldout_windows as heldout_windows
+from hsae_hub.activations.reading import ContextBatch as ContextBatch
+from hsae_hub.activations.reading import batch_contexts as batch_contexts
 from hsae_hub.activations.reading import pad_contexts as pad_contexts
+from hsae_hub.activations.reading import read_batch as read_batch
 from hsae_hub.activations.rows import RowStream as RowStream
 from hsae_hub.activations.sampling import sample_contexts as sample_contexts
 from hsae_hub.activations.shards import open_store as open_store

@@ -16,11 +16,14 @@ from hsae_hub.cli import (
     attach,
     cache,
     card,
+    compare,
     doctor,
     evaluate,
     export,
     failing,
+    features,
     hub,
+    labels,
     push,
     quickstart,
     recipes,
@@ -49,6 +52,11 @@ app.command()(hub.pull)
 app.command()(hub.ls)
 app.command()(hub.show)
 app.command()(export.export)
+app.command()(features.index)
+app.command()(features.feature)
+app.command(name="find")(features.find_features)
+app.add_typer(labels.app, name="labels")
+app.command()(compare.compare)
 app.command()(attach.decompose)
 app.command()(attach.steer)
 app.command()(attach.splice)

@@ -5,6 +5,7 @@ from hsae_hub.hub.hub import Hub as Hub
 from hsae_hub.hub.listing import CachedSAE as CachedSAE
 from hsae_hub.hub.listing import ListedSAE as ListedSAE
 from hsae_hub.hub.loading import load as load
+from hsae_hub.hub.loading import load_features as load_features
 from hsae_hub.hub.places import Entry as Entry
 from hsae_hub.hub.places import Proposal as Proposal
 from hsae_hub.hub.places import RepoInfo as RepoInfo

@@ -9,6 +9,7 @@ import torch
 
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import read_artifact
+from hsae_hub.features import FeatureIndex
 from hsae_hub.hub.hub import Hub
 from hsae_hub.hub.pull import OnProgress, pull
 from hsae_hub.hub.refs import Ref
@@ -41,3 +42,25 @@ def load(
     return read_artifact(
         pulled.folder, device=device, dtype=dtype, verify=False, ref=str(parsed)
     ).sae
+
+
+def load_features(
+    ref: str | Path,
+    *,
+    hub: Hub | str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> FeatureIndex:
+    """Opens the index of an SAE in a folder, or on a hub after pulling all that lies with it; `hub` as for `Hub`.
+
+    Raises:
+        UsageError: `ref` is neither a folder nor `org/name[@revision][:subfolder]`.
+        NotFoundError: the SAE, or its index, is not there.
+        DeniedError: it may not be seen.
+        CorruptError: wrong bytes, or not an index that this release reads.
+        NetworkError: the hub cannot be reached and the cache does not hold it.
+    """
+    parsed = Ref.parse(ref)
+    if parsed.folder is not None:
+        return FeatureIndex.open(parsed.folder)
+    place = (hub if isinstance(hub, Hub) else Hub(hub)).place()
+    return FeatureIndex.open(pull(place, parsed, on_progress=on_progress).folder)

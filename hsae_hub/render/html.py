@@ -36,29 +36,30 @@ background:none;border:0}
 def render_html(tree: Tree) -> str:
     """The tree as one `<div>` with its own style; every text in it is escaped."""
     blocks = "".join(_block(block, tree.columns) for block in tree.blocks)
-    foot = f'<p class="note">{_text(tree.footnote)}</p>' if tree.footnote else ""
+    foot = f'<p class="note">{escaped(tree.footnote)}</p>' if tree.footnote else ""
     return (
         f'<div class="hsae-tree"><style>{_STYLE}</style>'
-        f'<div class="title">{_text(tree.title)}</div><div class="sub">{_text(tree.subtitle)}</div>'
+        f'<div class="title">{escaped(tree.title)}</div><div class="sub">{escaped(tree.subtitle)}</div>'
         f"{blocks}{foot}</div>"
     )
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
+    """A text as it stands in HTML, control characters visible."""
     return escape(visible(text), quote=True)
 
 
 def _block(block: Block, columns: Sequence[str]) -> str:
-    names = " · ".join(f"{_text(part.name)} {part.share:.0%}" for part in block.parts)
+    names = " · ".join(f"{escaped(part.name)} {part.share:.0%}" for part in block.parts)
     widths = drawn_parts(block.parts)
-    whole = "".join(f'<i title="{_text(name)}" style="width:{w:.2f}%"></i>' for name, w in widths)
-    heads = "".join(f"<th>{_text(head)}</th>" for head in columns)
+    whole = "".join(f'<i title="{escaped(name)}" style="width:{w:.2f}%"></i>' for name, w in widths)
+    heads = "".join(f"<th>{escaped(head)}</th>" for head in columns)
     rows = "".join(_rows(block.rows, 0))
     table = f"<table><tr><th>feature</th><th></th>{heads}</tr>{rows}</table>" if rows else ""
     meter = f'<div class="whole">{whole}</div>' if whole else ""
-    note = f'<p class="note">{_text(block.note)}</p>' if block.note else ""
+    note = f'<p class="note">{escaped(block.note)}</p>' if block.note else ""
     return (
-        f'<details{" open" if rows else ""}><summary><span class="title">{_text(block.title)}</span> '
+        f'<details{" open" if rows else ""}><summary><span class="title">{escaped(block.title)}</span> '
         f'<span class="sub">{names}</span></summary>{meter}{table}{note}</details>'
     )
 
@@ -68,8 +69,10 @@ def _rows(rows: Sequence[Row], depth: int) -> list[str]:
     for row in rows:
         kinds = {"child": depth > 0, "negative": row.bar < 0, "faint": row.faint}
         kind = " ".join(name for name, holds in kinds.items() if holds)
-        label = f"{_text(row.label)} <code>{_text(row.id)}</code>" if row.label else _text(row.id)
-        cells = "".join(f"<td>{_text(cell)}</td>" for cell in row.cells)
+        label = (
+            f"{escaped(row.label)} <code>{escaped(row.id)}</code>" if row.label else escaped(row.id)
+        )
+        cells = "".join(f"<td>{escaped(cell)}</td>" for cell in row.cells)
         width = 100 * min(abs(row.bar), 1.0)
         out.append(
             f'<tr class="{kind}"><td style="padding-left:{1.4 * depth:.1f}em">{label}</td>'

@@ -25,18 +25,18 @@ def render_text(tree: Tree, *, width: int = 80) -> str:
     names = max([display_width(branch + _name(row)) for branch, row in rows], default=0)
     bar = max(4, min(24, width - taken - names - _GAP))
     name = min(names, max(8, width - taken - bar - _GAP))
-    out = [_fit(visible(tree.title), width), _fit(visible(tree.subtitle), width)]
+    out = [fit(visible(tree.title), width), fit(visible(tree.subtitle), width)]
     if rows:
         heads = _columns(tree.columns, cells)
         out.append(" " * (name + _GAP + bar) + heads)
     for block in tree.blocks:
         out.append(_headline(block, width))
         for branch, row in _lines(block.rows):
-            label = _pad(_fit(branch + _name(row), name), name)
-            drawn = _pad(_bar(row.bar, bar, faint=row.faint), bar)
+            label = pad(fit(branch + _name(row), name), name)
+            drawn = pad(_bar(row.bar, bar, faint=row.faint), bar)
             out.append(label + " " * _GAP + drawn + _columns(row.cells, cells))
         if block.note:
-            out.append("   " + _fit(visible(block.note), width - 3))
+            out.append("   " + fit(visible(block.note), width - 3))
     if tree.footnote:
         out += ["", *textwrap.wrap(visible(tree.footnote), width)]
     return "\n".join(line.rstrip() for line in out if line.strip() or not line)
@@ -72,8 +72,8 @@ def _headline(block: Block, width: int) -> str:
     title = visible(block.title)
     room = width - display_width(parts) - _GAP
     if room < 8:
-        return _fit(title, width)
-    return _pad(_fit(title, room), room) + " " * _GAP + parts
+        return fit(title, width)
+    return pad(fit(title, room), room) + " " * _GAP + parts
 
 
 def _bar(value: float, width: int, *, faint: bool) -> str:
@@ -89,11 +89,13 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "".join(" " * (_GAP + w - display_width(cell)) + visible(cell) for cell, w in aligned)
 
 
-def _pad(text: str, width: int) -> str:
+def pad(text: str, width: int) -> str:
+    """A text filled up with blanks."""
     return text + " " * (width - display_width(text))
 
 
-def _fit(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
+    """A text cut to so many columns, with … where something is missing."""
     if display_width(text) <= width:
         return text
     kept = ""
