@@ -218,13 +218,21 @@ class SAE(nn.Module, ABC, Generic[C]):
     def decode(self, acts: Acts) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction of raw activations from acts; linear in values, scale and shift, but for `norm_mean`."""
         batch, slots = acts.values.shape[:-1], acts.values.shape[-1]
-        flat = self.sum_rows(acts.values.reshape(-1, slots), acts.indices.reshape(-1, slots))
+        total = self.sum_rows(acts.values.reshape(-1, slots), acts.indices.reshape(-1, slots))
+        raw = self.denormalize(total, acts.scale.reshape(-1), acts.shift.reshape(-1))
+        return raw.reshape(*batch, self.d_in)
+
+    def denormalize(
+        self,
+        total: Float[Tensor, "batch d_in"],
+        scale: Float[Tensor, " batch"],
+        shift: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch d_in"]:
+        """Raw activations from sums of decoder directions: the bias is added and `normalize` undone."""
         if self.b_dec is not None:
-            flat = flat + acts.scale.reshape(-1, 1) * self.b_dec
-        flat = self._stretched(flat + acts.shift.reshape(-1, 1))
-        if self.norm_mean is not None:
-            flat = flat + self.norm_mean
-        return flat.reshape(*batch, self.d_in)
+            total = total + scale[:, None] * self.b_dec
+        total = self._stretched(total + shift[:, None])
+        return total if self.norm_mean is None else total + self.norm_mean
 
     def decoder_rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         """Decoder directions by flat index: an act times its row is what the latent adds to the reconstruction."""
