@@ -135,11 +135,15 @@ def test_raw_in_raw_out(name: str, normalize: str, whiten: bool) -> None:
     plain.load_state_dict(sae.state_dict(), strict=False)
     mean, std = x.mean(0), x.std(0)
     token_mean, token_std = x.mean(1, keepdim=True), x.std(1, correction=0, keepdim=True)
+    token_spread = x.std(1, keepdim=True)
     norms = x.norm(dim=1, keepdim=True)
     undone = {
         "none": lambda f: f(x),
         "unit_norm": lambda f: f(x / norms) * norms,
         "layer_norm": lambda f: f((x - token_mean) / token_std) * token_std + token_mean,
+        "layer_norm_unbiased": lambda f: (
+            f((x - token_mean) / token_spread) * token_spread + token_mean
+        ),
         "standardize": lambda f: f((x - mean) / std) * std + mean,
         "mean_norm": lambda f: f(x / norms.mean() * 8**0.5) * norms.mean() / 8**0.5,
     }[normalize](lambda unit: plain(unit).sae_out)

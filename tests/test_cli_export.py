@@ -11,6 +11,7 @@ from test_architectures import batch, tiny
 
 from hsae_hub.artifact import HookpointConfig, ModelConfig, save_sae
 from hsae_hub.cli.main import run
+from hsae_hub.interop import EXPORTS
 
 
 @pytest.fixture
@@ -65,6 +66,12 @@ def test_another_toolkits_format(
     assert run(["export", str(saved), "sae-lens", str(out), "--overwrite", "--json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert files["cfg.json"] == (out / "cfg.json").stat().st_size
+
+
+def test_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "-h"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(["onnx", *EXPORTS]) in told
 
 
 def test_what_cannot_be_meant(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hsae_hub.architectures import SAE
 
 ONNX = "onnx"
-_FORMATS = "onnx, sae-lens, sae-lens-parents"
+_FORMATS = "onnx, sae-lens, sae-lens-parents, sparsify, dictionary-learning"
 
 
 def export(

@@ -189,7 +189,7 @@ def export_dictionary_learning(sae: SAE[Any], config: ArtifactConfig | None, fol
             f"dictionary_learning has no class for an SAE of architecture {sae.config.architecture!r} with "
             f"normalize {sae.config.normalize!r}",
             why=f"it has them for {', '.join(_EXPORTED)}, without a normalisation of each token",
-            fix="hsae export sae-lens REF DIR",
+            fix="hsae export REF sae-lens DIR",
         )
     name = _EXPORTED[sae.config.architecture]
     if name == "AutoEncoder" and not flat.pre_encoder_bias:

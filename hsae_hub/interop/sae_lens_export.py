@@ -68,7 +68,7 @@ def export_sae_lens_parents(sae: SAE[Any], config: ArtifactConfig | None, folder
     if sae.config.architecture != "hsae":
         raise UsageError(
             f"an SAE of architecture {sae.config.architecture!r} has no parents to export, expected hsae",
-            fix="hsae export sae-lens REF DIR",
+            fix="hsae export REF sae-lens DIR",
         )
     parents = build(
         {

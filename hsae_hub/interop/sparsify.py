@@ -71,7 +71,7 @@ def export_sparsify(sae: SAE[Any], config: ArtifactConfig | None, folder: Path) 
         raise UsageError(
             f"sparsify has TopK SAEs of raw activations only, this one is {sae.config.architecture!r} with "
             f"normalize {sae.config.normalize!r}",
-            fix="hsae export sae-lens REF DIR",
+            fix="hsae export REF sae-lens DIR",
         )
     flat = flat.with_pre_encoder_bias(True)
     ours = {"W_enc": flat.W_enc.T, "W_dec": flat.W_dec, "b_dec": flat.b_dec, **flat.vectors}
