@@ -41,19 +41,26 @@ def find(ref: str, hub: str | None, out: Output, *, whole: bool = False) -> Foun
         HSAEError: whatever `hsae_hub.load` raises.
     """
     from hsae_hub.artifact import read_artifact
-    from hsae_hub.hub import Hub, Ref
+    from hsae_hub.hub import Hub, Ref, load
+    from hsae_hub.hub.foreign import ForeignSAE
+    from hsae_hub.hub.importing import fetch_foreign
     from hsae_hub.hub.pull import pull
 
     parsed = Ref.parse(ref)
     if parsed.folder is not None:
-        return Found(read_artifact(parsed.folder, ref=ref).sae, parsed.folder, None)
+        return Found(load(ref), parsed.folder, None)
+    place = Hub(hub).place()
     with out.bars() as bars:
-        pulled = pull(
-            Hub(hub).place(),
-            parsed,
-            only_sae=not whole,
-            on_progress=lambda done, total: bars.update("pulling", done, total, in_bytes=True),
-        )
+
+        def on_progress(done: int, total: int) -> None:
+            bars.update("pulling", done, total, in_bytes=True)
+
+        try:
+            pulled = pull(place, parsed, only_sae=not whole, on_progress=on_progress)
+        except ForeignSAE as found:
+            sae = fetch_foreign(place, found, on_progress=on_progress).sae
+            snapshot = place.cache.snapshot(str(parsed.repo), found.commit)
+            return Found(sae, snapshot / (parsed.subfolder or ""), found.commit)
     sae = read_artifact(pulled.folder, verify=False, ref=str(parsed)).sae
     return Found(sae, pulled.folder, pulled.commit)
 

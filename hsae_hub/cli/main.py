@@ -23,6 +23,7 @@ from hsae_hub.cli import (
     failing,
     features,
     hub,
+    interop,
     labels,
     push,
     quickstart,
@@ -52,6 +53,7 @@ app.command()(hub.pull)
 app.command()(hub.ls)
 app.command()(hub.show)
 app.command()(export.export)
+app.command(name="import")(interop.import_sae)
 app.command()(features.index)
 app.command()(features.feature)
 app.command(name="find")(features.find_features)

@@ -2,6 +2,7 @@
 
 from hsae_hub.hub.cache import home as home
 from hsae_hub.hub.hub import Hub as Hub
+from hsae_hub.hub.importing import import_sae as import_sae
 from hsae_hub.hub.listing import CachedSAE as CachedSAE
 from hsae_hub.hub.listing import ListedSAE as ListedSAE
 from hsae_hub.hub.loading import load as load

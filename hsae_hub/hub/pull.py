@@ -20,6 +20,7 @@ from hsae_hub.artifact import (
 )
 from hsae_hub.errors import CorruptError, NetworkError, NotFoundError
 from hsae_hub.hub.collection import check_manifest
+from hsae_hub.hub.foreign import refuse_foreign
 from hsae_hub.hub.header import read_header
 from hsae_hub.hub.places import MAIN, Entry, OnBytes, Place, content_hash, same_content
 from hsae_hub.hub.refs import Ref, is_safe_path
@@ -103,12 +104,15 @@ def pull(
 
     Raises:
         NotFoundError: no such repository, revision, or SAE in it.
+        UsageError: it is an SAE of another toolkit.
         DeniedError: it may not be seen.
         CorruptError: a file is wrong, and was wrong again when it was fetched once more.
         NetworkError: the hub cannot be reached and the cache does not hold all of it.
     """
     repo = str(ref.repo)
     commit, tree, error = locate(place, ref)
+    if error is None:
+        refuse_foreign(place, ref, commit, tree)
     if ref.path(CONFIG) not in tree:
         raise no_sae(ref, tree)
     snapshot = place.cache.snapshot(repo, commit)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, read_config
 from hsae_hub.card import CARD
 from hsae_hub.errors import NotFoundError
+from hsae_hub.hub.foreign import refuse_foreign
 from hsae_hub.hub.header import read_header
 from hsae_hub.hub.places import Entry, Place, Tensor
 from hsae_hub.hub.pull import check_collection, fetch_checked, locate, no_sae
@@ -63,12 +64,15 @@ def show(place: Place, ref: Ref) -> Shown:
 
     Raises:
         NotFoundError: no such repository, revision, or SAE in it.
+        UsageError: it is an SAE of another toolkit.
         DeniedError: it may not be seen.
         CorruptError: a file is not what the hub says, or cannot be read.
         NetworkError: the hub cannot be reached and the cache does not hold it.
     """
     repo = str(ref.repo)
-    commit, tree, _ = locate(place, ref)
+    commit, tree, error = locate(place, ref)
+    if error is None:
+        refuse_foreign(place, ref, commit, tree)
     if ref.path(CONFIG) not in tree:
         raise no_sae(ref, tree)
     prefix = ref.path("")

@@ -80,4 +80,5 @@ FORMAT = Format(
     ("*.pt",),
     _read,
     pickled=True,
+    one_file=True,
 )

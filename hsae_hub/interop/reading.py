@@ -121,7 +121,7 @@ def read_foreign(
             why=f"neither this package's, nor that of {', '.join(f.title for f in FORMATS.values())}",
         )
     check_pickle(found, ref or str(path), allow_pickle)
-    if path.is_file() and found is not openai.FORMAT:
+    if path.is_file() and not found.one_file:
         raise UsageError(f"{path} is a file; {found.title} needs its folder", fix=str(path.parent))
     told = found.read(path, where or full)
     sae = _built(told, str(path))

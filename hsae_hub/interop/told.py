@@ -47,3 +47,5 @@ class Format(NamedTuple):
     """
     pickled: bool = False
     """Whether its weights are a pickle, which is read only if the user says so."""
+    one_file: bool = False
+    """Whether each file that reading takes is an SAE of its own."""
