@@ -375,7 +375,7 @@ def test_ls_lists_what_is_here_and_what_is_there(world: World, tmp_path: Path) -
     world.hub().push(tmp_path / "run", REPO, tag="v1")
     make_run(tmp_path / "other", FLAT, seed=1)
     world.hub().push(tmp_path / "other", "org/flat")
-    assert {row.info.repo: row.cached for row in hub.ls_remote()} == {
+    assert {row.info.repo: row.cached for row in hub.search()} == {
         REPO: False,
         "org/flat": False,
     }
@@ -386,8 +386,8 @@ def test_ls_lists_what_is_here_and_what_is_there(world: World, tmp_path: Path) -
         ("org/tiny@v1", "hsae"),
     ]
     assert all(load(row.ref, hub=hub).d_in == 16 for row in hub.ls())
-    assert all(row.cached for row in hub.ls_remote())
-    assert all(row.info.private for row in hub.ls_remote())
+    assert all(row.cached for row in hub.search())
+    assert all(row.info.private for row in hub.search())
 
 
 def test_no_token_is_ever_said(

@@ -48,7 +48,7 @@ def test_every_request_of_the_client_has_a_route(world: ServerWorld, tmp_path: P
     hub = world.hub("another")
     hub.pull(REPO)
     hub.show(REPO)
-    hub.ls_remote()
+    hub.search()
     make_run(tmp_path / "run", seed=1)
     hub.push(tmp_path / "run", REPO, tag="v1")
     asked = {request.split()[0] + " " + request.split("/")[1] for request in world.server.requests}

@@ -2,6 +2,7 @@
 
 from hsae_hub.card.check import CARD as CARD
 from hsae_hub.card.check import check_card as check_card
+from hsae_hub.card.check import front_of as front_of
 from hsae_hub.card.check import is_rendered as is_rendered
 from hsae_hub.card.check import license_of as license_of
 from hsae_hub.card.collection import render_collection as render_collection

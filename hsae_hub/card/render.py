@@ -145,14 +145,14 @@ def front(
 
 
 def _found_by(run: Run) -> list[str]:
-    """Tags by which a search finds it: its architecture, its layer, and a model that is in no repository."""
+    """Tags by which a search finds it: its architecture, its layer, and a model of no repository."""
     tags = [run.config.sae.architecture]
     layer = sections.layer_of(run.config)
     if layer is not None:
         tags.append(f"layer-{layer}")
     model = run.config.model
     if model is not None and re.fullmatch(r"[A-Za-z0-9][\w.-]*", model.id):
-        tags.append(model.id)
+        tags.append(f"model-{model.id}")
     return tags
 
 

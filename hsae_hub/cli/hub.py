@@ -19,12 +19,15 @@ from hsae_hub.cli.common import (
     size_text,
     table,
 )
+from hsae_hub.cli.search import hub_rows
 
 if TYPE_CHECKING:
-    from hsae_hub.hub import CachedSAE, ListedSAE, Pulled, Shown
+    from hsae_hub.hub import CachedSAE, Pulled, Shown
 
 _SHORT = 12
 """Characters of a commit that are shown."""
+_LISTED = 200
+"""Repositories of a hub that are listed."""
 
 _Rows = tuple[tuple[str, ...], Sequence[tuple[str, ...]], list[dict[str, Any]]]
 
@@ -81,7 +84,7 @@ def ls(
     from hsae_hub.hub import Hub
 
     place = Hub(hub)
-    head, rows, data = _hub_rows(place.ls_remote()) if remote else _cached_rows(place.ls())
+    head, rows, data = hub_rows(place.search(limit=_LISTED)) if remote else _cached_rows(place.ls())
     if not rows:
         out.talk("nothing there" if remote else "nothing was pulled yet")
     text = table(head, rows) if rows else ""
@@ -120,21 +123,6 @@ def show(
     }
     text = str(shown.card).rstrip() if card else _shown_text(shown)
     out.result(data, text, shown.commit or shown.ref)
-
-
-def _hub_rows(listed: list[ListedSAE]) -> _Rows:
-    rows = [
-        (
-            sae.info.repo,
-            str(sae.info.commit)[:_SHORT],
-            sae.info.updated,
-            "its owners" if sae.info.private else "all",
-            "yes" if sae.cached else "",
-        )
-        for sae in listed
-    ]
-    data = [{**sae.info._asdict(), "cached": sae.cached} for sae in listed]
-    return ("repo", "commit", "updated", "seen by", "here"), rows, data
 
 
 def _cached_rows(cached: list[CachedSAE]) -> _Rows:

@@ -28,6 +28,7 @@ from hsae_hub.cli import (
     push,
     quickstart,
     recipes,
+    search,
     suites,
     train,
 )
@@ -50,6 +51,7 @@ app.command(name="eval")(evaluate.evaluate)
 app.command()(card.card)
 app.command()(push.push)
 app.command()(hub.pull)
+app.command()(search.search)
 app.command()(hub.ls)
 app.command()(hub.show)
 app.command()(export.export)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
+from hsae_hub.card import CARD, front_of
 from hsae_hub.errors import (
     ConflictError,
     CorruptError,
@@ -33,7 +34,16 @@ from hsae_hub.errors import (
 )
 from hsae_hub.hub.cache import Cache, home
 from hsae_hub.hub.header import read_header
-from hsae_hub.hub.places import MAIN, Entry, OnBytes, Proposal, RepoInfo, Tensor, same_content
+from hsae_hub.hub.places import (
+    MAIN,
+    Entry,
+    OnBytes,
+    Proposal,
+    RepoInfo,
+    Search,
+    Tensor,
+    same_content,
+)
 from hsae_hub.problems import nearest
 
 _BLOCK = 1 << 20
@@ -176,14 +186,28 @@ class FolderHub:
                     f"tag {tag} of {repo} names {str(named)[:12]}, not {commit[:12]}"
                 )
 
-    def repos(self) -> list[RepoInfo]:
+    def repos(self, search: Search, limit: int) -> list[RepoInfo]:
         found = []
         for path in self.root.glob("*/*/repo.json"):
             repo = f"{path.parent.parent.name}/{path.parent.name}"
             newest = None if path.parent.name.startswith(".") else self._newest(path.parent)
             if newest is not None:
-                found.append(RepoInfo(repo, self.is_private(repo), newest.id, newest.time))
-        return sorted(found, key=lambda info: (info.updated, info.repo), reverse=True)
+                tags = self._tags_of(repo, newest.files)
+                private = self.is_private(repo)
+                found.append(RepoInfo(repo, private, newest.id, newest.time, tags))
+        found.sort(key=lambda info: (info.updated, info.repo), reverse=True)
+        return [info for info in found if search.fits(info)][:limit]
+
+    def _tags_of(self, repo: str, files: Mapping[str, Entry]) -> tuple[str, ...]:
+        """What its card says, as Hugging Face tells it."""
+        card = files.get(CARD)
+        if card is None or card.size > _BLOCK:
+            return ()
+        front = front_of(self._object(repo, card).read_text("utf-8", errors="replace")) or {}
+        tags, models = front.get("tags"), front.get("base_model")
+        listed = [*(tags if isinstance(tags, list) else [])]
+        bases = models if isinstance(models, list) else [models] if models else []
+        return tuple(map(str, [*listed, *(f"base_model:{model}" for model in bases)]))
 
     def url(self, repo: str, commit: str | None = None) -> str:
         return str(self.root / repo)

@@ -9,7 +9,7 @@ from hsae_hub.errors import UsageError
 from hsae_hub.hub.folder import FolderHub
 from hsae_hub.hub.huggingface import HuggingFace
 from hsae_hub.hub.listing import CachedSAE, ListedSAE, list_cached, list_hub
-from hsae_hub.hub.places import Place
+from hsae_hub.hub.places import Place, Search
 from hsae_hub.hub.pull import OnProgress, Pulled, pull
 from hsae_hub.hub.push import Pushed, push
 from hsae_hub.hub.refs import Ref, check_target
@@ -126,11 +126,21 @@ class Hub:
         """The SAEs of this hub that are on this machine; the hub is not asked."""
         return list_cached(self.place().cache)
 
-    def ls_remote(self) -> list[ListedSAE]:
-        """The SAEs on the hub, newest first.
+    def search(
+        self,
+        query: str = "",
+        *,
+        model: str | None = None,
+        layer: int | None = None,
+        limit: int = 20,
+    ) -> list[ListedSAE]:
+        """The SAEs on the hub that fit, newest first, at most `limit`; without anything asked for, all.
+
+        Each word of `query` is part of the repository's name or of a tag; `model` is the id of a language model, or its
+        last part.
 
         Raises:
             NetworkError: the hub cannot be reached.
         """
         place = self.place()
-        return list_hub(place.repos(), place.cache)
+        return list_hub(place.repos(Search(query, model, layer), limit), place.cache)

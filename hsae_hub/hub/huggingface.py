@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -13,11 +13,10 @@ from hsae_hub import __version__
 from hsae_hub.errors import ConflictError, NetworkError, UsageError
 from hsae_hub.hub.cache import Cache
 from hsae_hub.hub.faults import Patience, explained
-from hsae_hub.hub.places import MAIN, Entry, OnBytes, Proposal, RepoInfo, Tensor, same_content
+from hsae_hub.hub.places import Entry, OnBytes, Proposal, RepoInfo, Search, Tensor
+from hsae_hub.hub.upload import Change, landed, proposed, send
 
-TAG = "hsae"
-"""Tag of the repositories that hold such SAEs; the card sets it."""
-_LISTED = 200  # repositories of one list
+_LOOKED_AT = 20_000  # repositories of one search, at most
 
 T = TypeVar("T")
 
@@ -126,12 +125,14 @@ class HuggingFace:
         message: str,
         parent: str | None,
     ) -> str:
-        def ask() -> str:
-            landed = self._landed(repo, add, remove, parent) if tried else None
-            tried.append(True)
-            return landed or str(self._send(repo, add, remove, message, parent).oid)
-
+        change = Change(repo, add, remove, message, parent)
         tried: list[bool] = []
+
+        def ask() -> str:
+            made = landed(self._api, change, lambda at: self.tree(repo, at)) if tried else None
+            tried.append(True)
+            return made or str(send(self._api, change).oid)
+
         return self._ask(repo, None, ask)
 
     def propose(
@@ -143,72 +144,16 @@ class HuggingFace:
         message: str,
         parent: str,
     ) -> Proposal:
+        change = Change(repo, add, remove, message, parent)
+
         def ask() -> Proposal:
-            found = self._proposed(repo, add, remove, message)
-            if found is not None:  # by this push, its answer lost, or by an earlier one
-                return found
-            made = self._send(repo, add, remove, message, parent, create_pr=True)
-            return Proposal(str(made.oid), str(made.pr_url))
+            made = proposed(self._api, change, lambda at: self.tree(repo, at))
+            if made is None:
+                sent = send(self._api, change, create_pr=True)
+                made = Proposal(str(sent.oid), str(sent.pr_url))
+            return made
 
         return self._ask(repo, None, ask)
-
-    def _send(
-        self,
-        repo: str,
-        add: Mapping[str, Path | bytes],
-        remove: Sequence[str],
-        message: str,
-        parent: str | None,
-        *,
-        create_pr: bool = False,
-    ) -> Any:
-        """One request that makes the whole commit, after the contents are there; `upload_folder` would make several."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-        operations: list[Any] = [
-            CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
-            for path, content in add.items()
-        ]
-        operations += [CommitOperationDelete(path, is_folder=False) for path in remove]
-        with _no_bars():
-            return self._api.create_commit(
-                repo,
-                operations,
-                commit_message=message,
-                revision=MAIN,
-                parent_commit=parent,
-                create_pr=create_pr,
-            )
-
-    def _landed(
-        self, repo: str, add: Mapping[str, Path | bytes], remove: Sequence[str], parent: str | None
-    ) -> str | None:
-        """The commit that was made although its answer was lost."""
-        head = str(self._api.model_info(repo).sha)
-        if head == parent:
-            return None
-        if self._holds(repo, head, add, remove):
-            return head
-        raise ConflictError(f"{repo} moved to {head[:12]} on {self.name} during the push")
-
-    def _proposed(
-        self, repo: str, add: Mapping[str, Path | bytes], remove: Sequence[str], message: str
-    ) -> Proposal | None:
-        """An open pull request of just this."""
-        for found in self._api.get_repo_discussions(repo):
-            is_open = found.is_pull_request and found.status in ("open", "draft")
-            if is_open and found.title == message:
-                commit = str(self._api.model_info(repo, revision=f"refs/pr/{found.num}").sha)
-                if self._holds(repo, commit, add, remove):
-                    return Proposal(commit, found.url)
-        return None
-
-    def _holds(
-        self, repo: str, commit: str, add: Mapping[str, Path | bytes], remove: Sequence[str]
-    ) -> bool:
-        tree = {entry.path: entry for entry in self.tree(repo, commit)}
-        ours = all(p in tree and same_content(content, tree[p]) for p, content in add.items())
-        return ours and not tree.keys() & set(remove)
 
     def tags(self, repo: str) -> dict[str, str]:
         refs = self._ask(repo, None, lambda: self._api.list_repo_refs(repo))
@@ -223,26 +168,17 @@ class HuggingFace:
         if named != commit:
             raise ConflictError(f"tag {tag} of {repo} names {str(named)[:12]}, not {commit[:12]}")
 
-    def repos(self) -> list[RepoInfo]:
-        def ask() -> list[Any]:
-            return list(
-                self._api.list_models(
-                    filter=TAG,
-                    sort="last_modified",
-                    limit=_LISTED,
-                    expand=["lastModified", "private", "sha"],
-                )
+    def repos(self, search: Search, limit: int) -> list[RepoInfo]:
+        def ask() -> list[RepoInfo]:
+            listed = self._api.list_models(
+                filter=search.tags(),
+                sort="last_modified",
+                expand=["lastModified", "private", "sha", "tags"],
             )
+            found = map(_repo_info, islice(listed, _LOOKED_AT))
+            return list(islice(filter(search.fits, found), limit))
 
-        return [
-            RepoInfo(
-                model.id,
-                bool(model.private),
-                model.sha,
-                model.last_modified.isoformat(timespec="seconds") if model.last_modified else "",
-            )
-            for model in self._ask(TAG, None, ask)
-        ]
+        return self._ask("SAEs", None, ask)
 
     def url(self, repo: str, commit: str | None = None) -> str:
         return f"{self.name}/{repo}" + (f"/tree/{commit}" if commit else "")
@@ -257,6 +193,11 @@ class HuggingFace:
             if told is None or told is error:
                 raise
             raise told from error
+
+
+def _repo_info(model: Any) -> RepoInfo:
+    updated = model.last_modified.isoformat(timespec="seconds") if model.last_modified else ""
+    return RepoInfo(model.id, bool(model.private), model.sha, updated, tuple(model.tags or ()))
 
 
 def _entry(item: Any) -> Entry:
@@ -279,21 +220,3 @@ def _counter(on_bytes: OnBytes | None) -> Any:
                 on_bytes(int(n))
 
     return Counter
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    before = are_progress_bars_disabled()
-    if not before:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
-            enable_progress_bars()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from hsae_hub.hub.cache import Cache
 
+TAG = "hsae"
+"""Tag of the repositories that hold such SAEs; the card sets it."""
 MAIN = "main"
 """The branch that a push goes to and that a reference without a revision means."""
 
+
+_MODEL = re.compile(r"(base_model:(\w+:)?|model-)(?=[\w.-]+(/|$))")
+_LAYER = re.compile(r"layer-(\d{1,4})")
 
 OnBytes = Callable[[int], None]
 """Told the number of bytes that arrived since it was told last."""
@@ -38,6 +44,44 @@ class RepoInfo(NamedTuple):
     commit: str | None
     updated: str
     """Time of the newest commit, ISO 8601."""
+    tags: tuple[str, ...] = ()
+    """Of its card, and `base_model:ID` for the language models on Hugging Face."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The language models that its SAEs read."""
+        ids = [_MODEL.sub("", tag) for tag in self.tags if _MODEL.match(tag)]
+        return tuple(dict.fromkeys(ids))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The decoder layers that its SAEs read."""
+        found = [_LAYER.fullmatch(tag) for tag in self.tags]
+        return tuple(sorted({int(match[1]) for match in found if match}))
+
+
+class Search(NamedTuple):
+    """Which repositories are wanted."""
+
+    query: str = ""
+    """Words, each of which is part of the name or of a tag."""
+    model: str | None = None
+    """A language model, by its id or the id's last part."""
+    layer: int | None = None
+
+    def tags(self) -> list[str]:
+        """What every one of them is tagged with."""
+        return [TAG, *([] if self.layer is None else [f"layer-{self.layer}"])]
+
+    def fits(self, info: RepoInfo) -> bool:
+        """Whether a repository is one of them."""
+        said = [text.lower() for text in (info.repo, *info.tags)]
+        words = self.query.lower().split()
+        wanted = self.model.lower() if self.model is not None else ""
+        models = [model.lower() for model in info.models]
+        is_model = not wanted or any(m == wanted or m.endswith(f"/{wanted}") for m in models)
+        is_named = all(any(word in text for text in said) for word in words)
+        return is_named and is_model and set(self.tags()) <= set(info.tags)
 
 
 class Proposal(NamedTuple):
@@ -170,8 +214,8 @@ class Place(Protocol):
         """
         ...
 
-    def repos(self) -> list[RepoInfo]:
-        """The SAEs it holds, newest first."""
+    def repos(self, search: Search, limit: int) -> list[RepoInfo]:
+        """The repositories of SAEs that fit, newest first, at most `limit`."""
         ...
 
     def url(self, repo: str, commit: str | None = None) -> str:

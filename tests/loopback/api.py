@@ -35,6 +35,8 @@ def create(at: Handler) -> Answer:
 
 def validate_yaml(at: Handler) -> Answer:
     text = at.json()["content"]
+    if "license: not-a-licence" in text:
+        raise Answer(400, {"errors": [{"message": '"license" must be one of [apache-2.0, mit]'}]})
     if not re.match(r"---\n.*?\n---\n", text, re.S):
         return Answer(200, {"errors": [], "warnings": [{"message": "empty metadata"}]})
     return Answer(200, {"errors": [], "warnings": []})
@@ -59,25 +61,35 @@ def tags_of(repo: Repo) -> list[str]:
     """What the Hub derives from the front matter, as far as it is simple."""
     card = repo.commits[repo.head].get("README.md")
     front = card.content.decode().split("---")[1] if card else ""
-    return re.findall(r"^- ([\w-]+)$", front, re.M)
+    bases = re.findall(r"^base_model: (\S+)$", front, re.M)
+    return [*re.findall(r"^- ([\w.-]+)$", front, re.M), *(f"base_model:{base}" for base in bases)]
 
 
 def models(at: Handler) -> Answer:
     wanted = set(at.query.get("filter", []))
     found = [
-        r for r in at.hub.repos.values() if not r.private or at.user == r.name.partition("/")[0]
+        r
+        for r in reversed(at.hub.repos.values())
+        if (not r.private or at.user == r.name.partition("/")[0]) and wanted <= set(tags_of(r))
     ]
+    start = int(at.query.get("cursor", ["0"])[0])
     data = [
         {
             "id": r.name,
             "sha": r.head,
             "private": r.private,
             "lastModified": "2026-01-01T00:00:00.000Z",
+            "tags": tags_of(r),
         }
-        for r in found
-        if wanted <= set(tags_of(r))
+        for r in found[start : start + at.hub.page]
     ]
-    return Answer(200, data)
+    headers = {}
+    if start + at.hub.page < len(found):
+        asked = "".join(f"&filter={tag}" for tag in wanted)
+        headers["Link"] = (
+            f'<{at.hub.url}/api/models?cursor={start + at.hub.page}{asked}>; rel="next"'
+        )
+    return Answer(200, data, headers=headers)
 
 
 def tree(at: Handler, name: str, revision: str) -> Answer:
@@ -125,7 +137,7 @@ def tag(at: Handler, name: str, revision: str) -> Answer:
 
 
 def preupload(at: Handler, name: str, revision: str) -> Answer:
-    repo = at.repo(name, write=True)
+    repo = at.repo(name, write=not at.proposes)
     now = repo.commits[at.commit_of(repo, revision)]
     answer = []
     for asked in at.json()["files"]:
@@ -137,7 +149,7 @@ def preupload(at: Handler, name: str, revision: str) -> Answer:
 
 
 def commit(at: Handler, name: str, revision: str) -> Answer:
-    repo = at.repo(name, write=True)
+    repo = at.repo(name, write=not at.proposes)
     lines = [json.loads(line) for line in at.body.splitlines()]
     header = lines[0]["value"]
     if header.get("parentCommit") not in (None, repo.head):
@@ -154,8 +166,28 @@ def commit(at: Handler, name: str, revision: str) -> Answer:
         elif files.pop(value["path"], None) is None:
             raise Answer(404, code="EntryNotFound", message="A file with this name doesn't exist")
     made = repo.add_commit(files, header["summary"])
-    url = f"{at.hub.url}/{name}/commit/{made}"
-    return Answer(200, {"commitOid": made, "commitUrl": url, "success": True})
+    data = {"commitOid": made, "commitUrl": f"{at.hub.url}/{name}/commit/{made}", "success": True}
+    if at.proposes:
+        repo.pulls[made] = header["summary"]
+        data["pullRequestUrl"] = f"{at.hub.url}/{name}/discussions/{len(repo.pulls)}"
+    return Answer(200, data)
+
+
+def discussions(at: Handler, name: str) -> Answer:
+    repo = at.repo(name)
+    found = [
+        {
+            "num": number,
+            "title": title,
+            "status": "open",
+            "isPullRequest": True,
+            "author": {"name": "somebody"},
+            "createdAt": "2026-01-01T00:00:00.000Z",
+            "repo": {"name": name, "type": "model"},
+        }
+        for number, title in enumerate(repo.pulls.values(), 1)
+    ]
+    return Answer(200, {"discussions": found, "count": len(found), "start": 0})
 
 
 REPO = r"([^/]+/[^/]+)"
@@ -171,4 +203,5 @@ ROUTES: list[Route] = [
     (rf"POST /api/models/{REPO}/tag/(.+)", tag),
     (rf"POST /api/models/{REPO}/preupload/(.+)", preupload),
     (rf"POST /api/models/{REPO}/commit/(.+)", commit),
+    (rf"GET /api/models/{REPO}/discussions", discussions),
 ]

@@ -30,7 +30,7 @@ class LoopbackHub:
     def __init__(self, *, offers_xet: bool = True) -> None:
         self.offers_xet = offers_xet
         self.page = 1000
-        """Files in one answer of a tree."""
+        """Files, or repositories, in one answer."""
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.xet = xet.XetStore()
@@ -188,6 +188,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+    @property
+    def proposes(self) -> bool:
+        """Whether a pull request is asked for, for which reading is enough."""
+        return self.query.get("create_pr") == ["1"]
 
     def part(self, content: bytes, headers: dict[str, str] | None = None) -> Answer:
         """A content, or the range of it that is asked for."""

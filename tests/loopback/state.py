@@ -34,10 +34,12 @@ class Repo:
     """Files of every commit, oldest first."""
     messages: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    pulls: dict[str, str] = field(default_factory=dict)
+    """Title of every pull request, by its commit; they are all open."""
 
     @property
     def head(self) -> str:
-        return list(self.commits)[-1]
+        return [commit for commit in self.commits if commit not in self.pulls][-1]
 
     def add_commit(self, files: dict[str, File], message: str) -> str:
         commit = hashlib.sha1(f"{self.name} {len(self.commits)} {message}".encode()).hexdigest()
@@ -48,6 +50,8 @@ class Repo:
     def find(self, revision: str) -> str | None:
         if revision in ("main", "refs/heads/main"):
             return self.head
+        if revision.startswith("refs/pr/"):
+            return dict(enumerate(self.pulls, 1)).get(int(revision.removeprefix("refs/pr/")))
         return self.tags.get(revision, revision if revision in self.commits else None)
 
 

@@ -46,7 +46,7 @@ class XetStore:
 
 
 def token(at: Handler, name: str, kind: str, revision: str) -> Answer:
-    at.repo(name, write=kind == "write", files=True)
+    at.repo(name, write=kind == "write" and not at.proposes, files=True)
     until = int(time.time()) + 3600
     url = f"http://localhost:{at.hub.port}/cas"
     named = {
