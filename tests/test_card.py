@@ -157,7 +157,9 @@ def test_a_card_that_lacks_something_is_told(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     card = render_card(tmp_path / "run")
     assert check_card("# no metadata") == ["it does not begin with metadata between two lines ---"]
-    assert check_card("---\n[unclosed\n---\n") == check_card("# no metadata")
+    (problem,) = check_card("---\na: 1\nb: [unclosed\n---\n")
+    assert problem.startswith("its metadata is not YAML: line 4 of it: ")
+    assert check_card("---\n- a\n---\n") == ["its metadata is no mapping of keys to values"]
     assert check_card("---\ntitle: x\n---\n")[:3] == [
         "its metadata lacks library_name",
         "its metadata lacks license",

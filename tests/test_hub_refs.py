@@ -82,7 +82,7 @@ def test_what_is_no_reference_is_refused(text: str, why: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "a/b/c", "org/na me", "org/..", "a:sub", "a@v1:sub"])
 def test_what_is_no_repository_is_not_pushed_to(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="expected org/name|names a revision"):
+    with pytest.raises(UsageError, match=r"expected org/name|names a revision"):
         Hub(tmp_path).push(tmp_path, name)
 
 

@@ -36,10 +36,10 @@ def is_rendered(text: str) -> bool:
 
 def check_card(text: str) -> list[str]:
     """What a card lacks, one line each; none if it can be published."""
-    problems = []
-    front = front_of(text)
+    front, problem = _front(text)
     if front is None:
-        return ["it does not begin with metadata between two lines ---"]
+        return [problem]
+    problems = []
     for key in ("library_name", "license", "tags"):
         if not front.get(key):
             problems.append(f"its metadata lacks {key}")
@@ -50,7 +50,10 @@ def check_card(text: str) -> list[str]:
     if is_rendered(text):
         headings = set(re.findall(r"^## (.+)$", text, re.M))
         problems += [f"it lacks the section {name!r}" for name in _SECTIONS if name not in headings]
-    found = _PLACEHOLDERS.search(text)
+        start, end = text.index(NOTES_BEGIN), text.index(NOTES_END)  # the rest may quote any text
+    else:
+        start, end = 0, len(text)
+    found = _PLACEHOLDERS.search(text, start, end)
     if found:
         line = text.count("\n", 0, found.start()) + 1
         problems.append(f"line {line} is not filled in: {found[0]}")
@@ -59,12 +62,24 @@ def check_card(text: str) -> list[str]:
 
 def front_of(text: str) -> dict[str, Any] | None:
     """A card's metadata; None if there is none that can be read."""
+    return _front(text)[0]
+
+
+def _front(text: str) -> tuple[dict[str, Any] | None, str]:
+    """A card's metadata, or what is wrong with it."""
     found = re.match(r"---\r?\n(.*?\n)---\r?\n", text, re.S)
+    if found is None:
+        return None, "it does not begin with metadata between two lines ---"
     try:
-        data = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
-        return None
-    return data if isinstance(data, dict) else None
+        data = yaml.safe_load(found[1])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 2} of it: " if mark else ""
+        told = getattr(error, "problem", None) or str(error)
+        return None, f"its metadata is not YAML: {line}{' '.join(str(told).split())}"
+    if not isinstance(data, dict):
+        return None, "its metadata is no mapping of keys to values"
+    return data, ""
 
 
 def license_of(text: str) -> str | None:

@@ -21,17 +21,23 @@ class Compared(NamedTuple):
 
 
 def render_collection(
-    runs: Mapping[str, Run], repo: str, *, license: str | None = None, cards: Sequence[str] = ()
+    runs: Mapping[str, Run],
+    name: str,
+    *,
+    repo: str | None = None,
+    license: str | None = None,
+    cards: Sequence[str] = (),
 ) -> str:
-    """The card of the SAEs of one repository, by their names, from the JSON and YAML files of their runs alone.
+    """The card of several SAEs, by their names, from the JSON and YAML files of their runs alone.
 
+    `name` is that of their folder, `repo` the one that they are published under.
     Notes between the markers, and the licence, are kept from the first of `cards`, earlier ones, that has any.
 
     Raises:
         UsageError: `license` is not a licence's identifier, such as apache-2.0.
     """
     every = list(runs.values())
-    first, name = next(iter(runs)), repo.rpartition("/")[2]
+    first = next(iter(runs))
     chosen = choose_license(license, cards)
     results = [measured.index_result(run, key) for key, run in runs.items() if run.metrics()]
     models = dict.fromkeys(run.config.model.id for run in every if run.config.model)
@@ -41,7 +47,7 @@ def render_collection(
         title=name,
         cards=cards,
         repo=repo,
-        ref=f"{repo}:{first}",
+        ref=f"{repo}:{first}" if repo else f"./{name}/{first}",
         count=len(every),
         models=list(models),
         d_in=every[0].config.sae.d_in,

@@ -11,7 +11,9 @@ from hsae_hub.cli.common import Json, Output, Quiet
 
 
 def card(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run, or of an SAE.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of a run, of an SAE, or of several.")
+    ],
     check: Annotated[
         bool, typer.Option("--check", help="Check the card that is there instead of writing one.")
     ] = False,
@@ -21,7 +23,7 @@ def card(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write or check the card of an SAE.
+    """Write or check the card of an SAE, or of a folder of several.
 
     It is written from the config, the recipe and what was measured. What stands between its notes markers, and its
     licence, is kept when it is written again.
@@ -34,8 +36,9 @@ def card(
     out = Output("card", json=json, quiet=quiet)
 
     from hsae_hub.artifact import write_atomic
-    from hsae_hub.card import CARD, check_card, is_rendered, render_card
+    from hsae_hub.card import CARD, Run, check_card, is_rendered, render_card, render_collection
     from hsae_hub.errors import CheckFailedError, NotFoundError, UsageError
+    from hsae_hub.hub.collect import collect
 
     path = folder / CARD
     before = path.read_text(encoding="utf-8") if path.is_file() else None
@@ -44,7 +47,14 @@ def card(
             raise UsageError(
                 f"{path} was not written by hsae card and would be lost", fix=f"move {path} away"
             )
-        write_atomic(path, render_card(folder, license=license))
+        sources = collect(folder)
+        if sources.is_collection:
+            runs = {name: Run(source.folder) for name, source in sources.saes.items()}
+            name, cards = folder.resolve().name, [before or ""]
+            text = render_collection(runs, name, license=license, cards=cards)
+        else:
+            text = render_card(folder, license=license)
+        write_atomic(path, text)
     elif before is None:
         raise NotFoundError(f"no {CARD} in {folder}", fix=f"hsae card {folder}")
     problems = check_card(path.read_text(encoding="utf-8"))

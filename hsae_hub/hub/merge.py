@@ -133,7 +133,8 @@ def card_of(
         else:
             runs = {name: _run(remote, sources, name) for name in sorted(manifest.saes)}
             cards = [text or "", before or ""]
-            text = render_collection(runs, remote.repo, license=license, cards=cards)
+            name = remote.repo.rpartition("/")[2]
+            text = render_collection(runs, name, repo=remote.repo, license=license, cards=cards)
     elif license is not None:
         raise UsageError(f"{own} is written by hand; the licence has to be set in it")
     if problems := check_card(text):
