@@ -11,10 +11,12 @@ __version__ = "0.1.0"
 _ROOMS = {
     "attach": "attach",
     "build": "architectures",
+    "build_index": "features",
     "evaluate": "evaluation",
     "list_architectures": "architectures",
     "list_recipes": "recipes",
     "load": "hub",
+    "load_features": "hub",
     "load_language_model": "models",
     "load_recipe": "recipes",
     "register": "architectures",
@@ -29,10 +31,12 @@ __all__ = [
     "Hub",
     "attach",
     "build",
+    "build_index",
     "evaluate",
     "list_architectures",
     "list_recipes",
     "load",
+    "load_features",
     "load_language_model",
     "load_recipe",
     "register",
@@ -48,7 +52,8 @@ if TYPE_CHECKING:
     from hsae_hub.card import render_card
     from hsae_hub.errors import HSAEError
     from hsae_hub.evaluation import evaluate
-    from hsae_hub.hub import Hub, load
+    from hsae_hub.features import build_index
+    from hsae_hub.hub import Hub, load, load_features
     from hsae_hub.models import load_language_model
     from hsae_hub.recipes import list_recipes, load_recipe
     from hsae_hub.training import train

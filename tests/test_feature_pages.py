@@ -103,6 +103,18 @@ def test_texts_of_strangers_stay_text(tmp_path: Path) -> None:
     assert "\x1b" not in page_text(page) and "\x1b" not in whole
 
 
+def test_texts_of_the_corpus_are_escaped_when_they_are_drawn(index: FeatureIndex) -> None:
+    """As they stand in the text in the tables, never as a tag on a page."""
+    found = index.find("<script>", by="text", limit=3)
+    assert found
+    for hit in found:
+        page = index.feature(hit["feature"])
+        assert any("<script>" in "".join(e.tokens) for e in page.examples)
+        check(page.to_html())
+        text = re.sub(r"<[^>]+>", "", page.to_html())
+        assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in text
+
+
 def test_the_index_is_checked(indexed: Indexed, tmp_path: Path) -> None:
     def copy() -> Path:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"

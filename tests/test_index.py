@@ -1,6 +1,7 @@
 """An index says what a slow pass over the same text, token by token, finds."""
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from attach_oracle import row_of
 from small_corpus import DATA
 
 from hsae_hub.activations import WindowStream
-from hsae_hub.architectures import SAE
-from hsae_hub.features import Indexed
+from hsae_hub.architectures import SAE, build
+from hsae_hub.artifact import ModelConfig, read_artifact, save_sae
+from hsae_hub.features import FeatureIndex, Indexed, build_index
 from hsae_hub.features.chunks import AHEAD, BEHIND, random_ranks
 from hsae_hub.features.indexing import SAMPLED, TOP
 from hsae_hub.models import Hookpoint, LanguageModel, read_activations
+from hsae_hub.recipes import VocabularySection
 
 pytest_plugins = ["feature_fixtures"]
 
@@ -200,3 +203,18 @@ def test_windows_are_random_and_whole(indexed: Indexed, slow: Slow) -> None:
             assert acting == set(expected)
             by_latent = dict(zip(row["latents"], row["acts"], strict=True))
             assert by_latent == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_rows_of_an_embedding_are_its_contexts(model: LanguageModel, tmp_path: Path) -> None:
+    tree = {"architecture": "topk", "d_in": 256, "d_sae": 40, "k": 3}
+    place = Hookpoint.parse("lm_head.weight").config(model)
+    folder = tmp_path / "rows"
+    save_sae(build(tree, seed=0), folder, model=ModelConfig(id=model.id), hookpoint=place)
+    sae = read_artifact(folder).sae
+    data = DATA.model_copy(update={"vocabulary": VocabularySection(min_count=1), "heldout": None})
+    info = build_index(sae, data, folder, model=model).info
+    assert info["tokens"] == info["contexts"] > 40
+    rows = pq.read_table(folder / "features/contexts.parquet").to_pylist()
+    assert rows and all(len(row["tokens"]) == 1 for row in rows)
+    page = FeatureIndex.open(folder).feature(rows[0]["latent"])
+    assert page.children == () and page.row["share"] is None

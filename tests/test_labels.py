@@ -241,3 +241,8 @@ def test_importing_labels(folder: Path, sae: SAE[Any], tmp_path: Path, capsys: A
         import_labels(tmp_path / "bad.jsonl.gz", shape)
     with pytest.raises(NotFoundError):
         import_labels(tmp_path / "nothing", shape)
+
+
+def test_what_was_pulled_is_not_labelled(tmp_path: Path, capsys: Any) -> None:
+    assert run(["labels", "import", "org/name", str(tmp_path / "x.json")]) == 2
+    assert "--index DIR" in capsys.readouterr().err

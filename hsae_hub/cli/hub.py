@@ -37,6 +37,9 @@ def pull(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Copy it to this folder too.")
     ] = None,
+    features: Annotated[
+        bool, typer.Option("--features", help="With the tables of its index, where it has one.")
+    ] = False,
     hub: HubOption = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -55,7 +58,9 @@ def pull(
 
     with output.bars() as bars:
         pulled = Hub(hub).pull(
-            ref, on_progress=lambda done, total: bars.update("pulling", done, total, in_bytes=True)
+            ref,
+            features=features,
+            on_progress=lambda done, total: bars.update("pulling", done, total, in_bytes=True),
         )
     folder = pulled.folder if out is None else _copied(ref, pulled, out)
     data = {**pulled._asdict(), "folder": str(folder)}

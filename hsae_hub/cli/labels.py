@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hsae_hub.cli.common import HubOption, Json, NoProgress, Output, Quiet, Ref, table
 from hsae_hub.cli.features import IndexFolder, open_index
+from hsae_hub.errors import UsageError
+
+if TYPE_CHECKING:
+    from hsae_hub.features import FeatureIndex
 
 app = typer.Typer(help="Name features, with a language model or from Neuronpedia.")
 
@@ -25,7 +29,6 @@ def explain(
     ] = "http://localhost:8000/v1",
     model: Annotated[str, typer.Option(help="Name of the model there.")] = "default",
     index: IndexFolder = None,
-    hub: HubOption = None,
     json: Json = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
@@ -42,7 +45,7 @@ def explain(
       HSAE_LLM_TOKEN=… hsae labels explain runs/mine --endpoint https://host/v1 --model NAME
     """
     out = Output("labels_explain", json=json, quiet=quiet, no_progress=no_progress)
-    opened = open_index(ref, index, hub, out)
+    opened = _own_index(ref, index, out)
 
     from hsae_hub.features.endpoint import Endpoint
     from hsae_hub.features.gallery import features_of
@@ -70,7 +73,6 @@ def import_(
     ref: Ref,
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Explanations from Neuronpedia.")],
     index: IndexFolder = None,
-    hub: HubOption = None,
     json: Json = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
@@ -82,7 +84,7 @@ def import_(
       hsae labels import runs/mine explanations/batch-0.jsonl.gz
     """
     out = Output("labels_import", json=json, quiet=quiet, no_progress=no_progress)
-    opened = open_index(ref, index, hub, out)
+    opened = _own_index(ref, index, out)
 
     from hsae_hub.features.neuronpedia import import_labels
 
@@ -126,3 +128,19 @@ def export(
             on_progress=lambda done, total: bars.update("writing", done, total),
         )
     out.result({"ref": ref, "folder": str(made)}, f"wrote {made}", str(made))
+
+
+def _own_index(ref: str, folder: Path | None, out: Output) -> FeatureIndex:
+    """An index that may be changed: what was pulled stays as it came.
+
+    Raises:
+        UsageError: it lies on a hub.
+    """
+    from hsae_hub.hub import Ref as Reference
+
+    if folder is None and Reference.parse(ref).folder is None:
+        raise UsageError(
+            f"{ref} is on a hub, and what was pulled is not changed",
+            fix="--index DIR    a copy of its features/",
+        )
+    return open_index(ref, folder, None, out)

@@ -1,9 +1,35 @@
-"""What each latent acts on, how strongly, and where it points: the index of an SAE, its pages and its labels."""
+"""What each latent acts on, how strongly, and where it points: the index of an SAE, its pages and its labels.
 
-from hsae_hub.features.indexing import FOLDER as FOLDER
-from hsae_hub.features.indexing import Indexed as Indexed
-from hsae_hub.features.indexing import build_index as build_index
+Reading an index loads no language model's libraries; making one does.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from hsae_hub.features.pages import Example as Example
 from hsae_hub.features.pages import FeaturePage as FeaturePage
 from hsae_hub.features.pages import Relative as Relative
+from hsae_hub.features.reading import INDEX_TABLES as INDEX_TABLES
 from hsae_hub.features.reading import FeatureIndex as FeatureIndex
+from hsae_hub.features.tables import FOLDER as FOLDER
+from hsae_hub.features.tables import INDEX as INDEX
+
+if TYPE_CHECKING:
+    from hsae_hub.features.comparing import Comparison as Comparison
+    from hsae_hub.features.comparing import compare_on as compare_on
+    from hsae_hub.features.indexing import Indexed as Indexed
+    from hsae_hub.features.indexing import build_index as build_index
+
+_LAZY = {
+    "Comparison": "comparing",
+    "Indexed": "indexing",
+    "build_index": "indexing",
+    "compare_on": "comparing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hsae_hub.artifact import write_atomic
-from hsae_hub.features.work import as_json
 
 GALLERY = "gallery.json"
 PARENTS = 3
@@ -154,3 +153,8 @@ def features_of(folder: Path) -> list[str]:
     return [
         each["feature"] for parent in gallery["parents"] for each in (parent, *parent["children"])
     ]
+
+
+def as_json(value: Any) -> str:
+    """A file of JSON for people too."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

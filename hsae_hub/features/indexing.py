@@ -23,17 +23,17 @@ from hsae_hub.attach import Attached, attach
 from hsae_hub.attach.decomposing import token_texts
 from hsae_hub.errors import InterruptedRun, UsageError
 from hsae_hub.features.chunks import Ints, make_chunk
+from hsae_hub.features.columns import contexts_table
 from hsae_hub.features.corpus import Corpus, open_corpus
 from hsae_hub.features.directions import Logits, Strongest, logits_of, nearest_of
-from hsae_hub.features.gallery import GALLERY, make_gallery
+from hsae_hub.features.gallery import GALLERY, as_json, make_gallery
 from hsae_hub.features.gathering import BINS_A_DOUBLING, LOWEST, Gathered
 from hsae_hub.features.summing import latents_table, windows_table
-from hsae_hub.features.tables import COLUMNS, CONTEXTS, LATENTS, contexts_table
+from hsae_hub.features.tables import COLUMNS, CONTEXTS, FOLDER, INDEX, LATENTS, SCHEMA
 from hsae_hub.features.work import (
     WORK,
     IndexPlan,
     Progress,
-    as_json,
     clear,
     load_progress,
     save_progress,
@@ -43,10 +43,6 @@ from hsae_hub.models import LanguageModel, tokenizer_sha256
 from hsae_hub.recipes import DataConfig
 from hsae_hub.signals import StopSignals
 
-FOLDER = "features"
-"""Where an SAE's folder keeps its index."""
-INDEX = "index.json"
-SCHEMA = "hsae.features/1"
 COMMIT_SECONDS = 60.0
 """Time between the moments from which a killed run goes on."""
 TOP = 16

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from hsae_hub.architectures import TreeShape
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 from hsae_hub.features.gallery import relabel
-from hsae_hub.features.indexing import FOLDER, INDEX, SCHEMA
-from hsae_hub.features.labels import Label, read_labels, write_labels
+from hsae_hub.features.labels import LABELS, Label, read_labels, write_labels
 from hsae_hub.features.pages import Example, FeaturePage, Relative
-from hsae_hub.features.tables import CONTEXTS, LATENTS, WINDOWS
+from hsae_hub.features.tables import CONTEXTS, FOLDER, INDEX, LATENTS, SCHEMA, WINDOWS
 
 By = Literal["label", "token", "text"]
 _TABLES = {"latents.parquet": LATENTS, "contexts.parquet": CONTEXTS, "windows.parquet": WINDOWS}
+INDEX_TABLES = (*_TABLES, LABELS)
+"""Files of an index beside `index.json` and the gallery; the labels may be missing."""
 _LARGEST_JSON = 1 << 20
 _BANDS = 3
 """Contexts of each band on a page."""

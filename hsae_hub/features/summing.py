@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from hsae_hub.features.chunks import AHEAD, Ints
-from hsae_hub.features.directions import Logits, Strongest
-from hsae_hub.features.gathering import Gathered, percentiles
-from hsae_hub.features.keeping import KeptContexts, Sample
-from hsae_hub.features.tables import (
-    LATENTS,
-    WINDOWS,
+from hsae_hub.features.columns import (
     as_table,
     lists,
     names_of,
     structs,
     token_lists,
 )
+from hsae_hub.features.directions import Logits, Strongest
+from hsae_hub.features.gathering import Gathered, percentiles
+from hsae_hub.features.keeping import KeptContexts, Sample
+from hsae_hub.features.tables import LATENTS, WINDOWS
 
 TOGETHER = 8
 """Co-firing parents that are kept of each."""

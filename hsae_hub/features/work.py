@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -99,8 +99,3 @@ def load_progress(work: Path, plan: IndexPlan) -> Progress | None:
 def clear(work: Path) -> None:
     """Takes away what a finished index does not need."""
     shutil.rmtree(work, ignore_errors=True)
-
-
-def as_json(value: Any) -> str:
-    """A file of JSON for people too."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

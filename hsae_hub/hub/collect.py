@@ -22,12 +22,15 @@ from hsae_hub.artifact import (
 )
 from hsae_hub.card import CARD, GALLERY, Run, home_of
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
+from hsae_hub.features import FOLDER as FEATURES
+from hsae_hub.features import INDEX, INDEX_TABLES, FeatureIndex
 from hsae_hub.hub.refs import is_safe_path
 from hsae_hub.recipes import without_paths
 
 LICENSE = "LICENSE"
 _OF_RUN = ("SUMMARY.json", "env.json", "recipe.yaml", "resolved.yaml")
 _OF_SAE = (CONFIG, WEIGHTS, STATS, *_OF_RUN, GALLERY)
+BINARY = (".safetensors", ".parquet")
 _LARGEST_TEXT = 10_000_000  # bytes; Hugging Face takes a text of more for a weight file
 
 Content = Path | bytes
@@ -77,7 +80,10 @@ def is_published(path: str) -> bool:
     """Whether a file of this path in an SAE's folder can only be from a push, so that a push may take it away."""
     own = path in _OF_SAE or path == CARD
     return own or bool(
-        re.fullmatch(r"eval/[^/]+\.json|baseline/(config\.json|[^/]+\.safetensors)", path)
+        re.fullmatch(
+            r"eval/[^/]+\.json|features/(index\.json|[^/]+\.parquet)|baseline/(config\.json|[^/]+\.safetensors)",
+            path,
+        )
     )
 
 
@@ -122,8 +128,10 @@ def check_content(sources: Sources) -> None:
                 folder = (source.folder / path).parent
                 check_files(folder, read_config(folder))
                 read_artifact(folder, verify=False)  # reads every value: each has to be finite
+        if f"{FEATURES}/{INDEX}" in source.files:
+            _check_index(source.folder)
     for content in sources.files().values():
-        if isinstance(content, Path) and content.suffix != ".safetensors":
+        if isinstance(content, Path) and content.suffix not in BINARY:
             _check_text(content)
 
 
@@ -163,6 +171,7 @@ def _files_of(folder: Path) -> dict[str, Content]:
     home, _ = home_of(folder)
     names = {*_OF_SAE, *config.files}
     names |= {f"eval/{path.name}" for path in (folder / "eval").glob("*.json")}
+    names |= {f"{FEATURES}/{name}" for name in (INDEX, *INDEX_TABLES)}
     if config.baseline is not None and (folder / config.baseline / CONFIG).is_file():
         baseline = read_config(folder / config.baseline)
         names |= {f"{config.baseline}/{name}" for name in (CONFIG, *baseline.files)}
@@ -200,6 +209,17 @@ def _check_text(path: Path) -> None:
             json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise CorruptError(f"{path} is not JSON: {error}") from None
+
+
+def _check_index(folder: Path) -> None:
+    """Makes sure that an index is whole and about these weights."""
+    found = FeatureIndex.open(folder).info["weights"]
+    expected = read_config(folder).files[WEIGHTS].sha256
+    if found != expected:
+        raise CorruptError(
+            f"{folder / FEATURES} is the index of other weights: {found[:12]}…, here {expected[:12]}…",
+            fix=f"hsae index {folder}\nor remove {folder / FEATURES}",
+        )
 
 
 def _is_link(path: Path) -> UsageError:

@@ -50,8 +50,12 @@ class Hub:
             return HuggingFace(self.location, token=self.token, cache_dir=self.cache_dir)
         return FolderHub(Path(self.location), cache_dir=self.cache_dir)
 
-    def pull(self, ref: str, *, on_progress: OnProgress | None = None) -> Pulled:
+    def pull(
+        self, ref: str, *, features: bool = False, on_progress: OnProgress | None = None
+    ) -> Pulled:
         """Brings the SAE `org/name[@revision][:subfolder]` to this machine, with every file checked.
+
+        The tables of its index come only with `features`.
 
         Raises:
             UsageError: `ref` is a folder, or cannot be read.
@@ -63,7 +67,7 @@ class Hub:
         parsed = Ref.parse(ref)
         if parsed.folder is not None:
             raise UsageError(f"{ref} is a folder; a pull takes org/name from a hub")
-        return pull(self.place(), parsed, on_progress=on_progress)
+        return pull(self.place(), parsed, features=features, on_progress=on_progress)
 
     def push(
         self,

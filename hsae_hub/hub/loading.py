@@ -66,7 +66,7 @@ def load_features(
     hub: Hub | str | Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> FeatureIndex:
-    """Opens the index of an SAE in a folder, or on a hub after pulling all that lies with it; `hub` as for `Hub`.
+    """Opens the index of an SAE in a folder, or on a hub after pulling it with the SAE; `hub` as for `Hub`.
 
     Raises:
         UsageError: `ref` is neither a folder nor `org/name[@revision][:subfolder]`.
@@ -79,7 +79,9 @@ def load_features(
     if parsed.folder is not None:
         return FeatureIndex.open(parsed.folder)
     place = (hub if isinstance(hub, Hub) else Hub(hub)).place()
-    return FeatureIndex.open(pull(place, parsed, on_progress=on_progress).folder)
+    return FeatureIndex.open(
+        pull(place, parsed, only_sae=True, features=True, on_progress=on_progress).folder
+    )
 
 
 def _from_folder(

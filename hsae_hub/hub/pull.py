@@ -19,6 +19,7 @@ from hsae_hub.artifact import (
     sha256_file,
 )
 from hsae_hub.errors import CorruptError, NetworkError, NotFoundError
+from hsae_hub.features import FOLDER as FEATURES
 from hsae_hub.hub.collection import check_manifest
 from hsae_hub.hub.foreign import refuse_foreign
 from hsae_hub.hub.header import read_header
@@ -28,7 +29,16 @@ from hsae_hub.problems import nearest
 
 _log = logging.getLogger(__name__)
 
-KINDS = ("*.safetensors", "*.json", "*.jsonl", "*.md", "*.yaml", "LICENSE", "LICENSE.txt")
+KINDS = (
+    "*.safetensors",
+    "*.parquet",
+    "*.json",
+    "*.jsonl",
+    "*.md",
+    "*.yaml",
+    "LICENSE",
+    "LICENSE.txt",
+)
 """Names of the files that are pulled. Pickles, archives and code never are."""
 
 OnProgress = Callable[[int, int], None]
@@ -98,9 +108,16 @@ def locate(place: Place, ref: Ref) -> Located:
 
 
 def pull(
-    place: Place, ref: Ref, *, only_sae: bool = False, on_progress: OnProgress | None = None
+    place: Place,
+    ref: Ref,
+    *,
+    only_sae: bool = False,
+    features: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Pulled:
     """Pulls the SAE that a reference names; `only_sae` takes config, weights and what was measured, no baseline.
+
+    The tables of its index, which may be larger than itself, come only with `features`.
 
     Raises:
         NotFoundError: no such repository, revision, or SAE in it.
@@ -117,7 +134,13 @@ def pull(
         raise no_sae(ref, tree)
     snapshot = place.cache.snapshot(repo, commit)
     prefix = f"{ref.subfolder}/" if ref.subfolder else ""
-    wanted = {path: entry for path, entry in tree.items() if path.startswith(prefix)}
+    index = {path for path in tree if path.startswith(f"{prefix}{FEATURES}/")}
+    left_out = set() if features else {path for path in index if path.endswith(".parquet")}
+    wanted = {
+        path: entry
+        for path, entry in tree.items()
+        if path.startswith(prefix) and path not in left_out
+    }
     here = {path for path in wanted if (snapshot / path).is_file()}
     fetched = _Fetched(place, repo, commit, on_progress)
     if error is not None and ref.path(CONFIG) not in here:
@@ -127,7 +150,7 @@ def pull(
     check_collection(place, ref, commit, tree)
     if only_sae:
         own = [*read_config(folder).files, CONFIG, CORE_REPORT]
-        names = {ref.path(name) for name in own}
+        names = {ref.path(name) for name in own} | (index if features else set())
         wanted = {path: entry for path, entry in wanted.items() if path in names}
         fetched.total = sum(entry.size for entry in wanted.values())
     _agree(read_config(folder), ref.path, tree, ref)
