@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
@@ -95,6 +96,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     """BibTeX of its paper, for the card."""
     can_shard: ClassVar[bool] = True
     """Whether several processes may each hold a part of every weight; not where single latents are exchanged."""
+    tables: ClassVar[tuple[str, ...]] = ("W_dec",)
+    """Weights, by their names on disk, of which a token reads only the rows of its acts: they may stay on disk."""
     W_enc: Float[Tensor, "d_in n_parents"]
     W_dec: Float[Tensor, "n_parents d_in"]
     b_dec: Float[Tensor, " d_in"] | None
@@ -280,6 +283,16 @@ class SAE(nn.Module, ABC, Generic[C]):
         constants = {name: getattr(self, name) for name in _CONSTANTS}
         found = {name: p.detach() for name, p in self.named_parameters()}
         return found | {name: value for name, value in constants.items() if value is not None}
+
+    def map_tables(self, tensors: Mapping[str, Float[Tensor, "..."]]) -> None:
+        """Takes tensors, by their name on disk, in the place of its own without copying them.
+
+        What is stored transposed here becomes a view of what is given.
+        """
+        for name, tensor in tensors.items():
+            own = name if name in self._parameters else f"{name}_T"
+            mapped = tensor if own == name else tensor.mT
+            setattr(self, own, nn.Parameter(mapped, requires_grad=False))
 
     @property
     def device(self) -> torch.device:

@@ -24,6 +24,7 @@ from hsae_hub.ops import (
     weighted_rows,
 )
 
+_ALIGNED = 64  # bytes, what torch gives its own tensors
 LEAK = 0.01
 """Slope of a child's activation below the threshold (the authors' code)."""
 
@@ -88,10 +89,12 @@ class HSAE(SAE[HSAEConfig]):
     """A TopK layer of parents and, under each, `m` children in a subspace of which the best one is kept (algorithm 1).
 
     The sparse products find the columns of `W_up` and `child_W_dec` as rows of the parameters `W_up_T` and
-    `child_W_dec_T`; on disk these two lie as the formulas have them.
+    `child_W_dec_T`; on disk these two lie as the formulas have them. Mapped from disk they keep that layout, and the
+    few blocks that a batch needs are copied out.
     """
 
     config_class = HSAEConfig
+    tables = ("W_dec", "W_down", "W_up", "child_W_enc", "child_W_dec")
     title = "A hierarchical sparse autoencoder: parents, and under each parent children of which at most one is active"
     citation = """@article{muchane2025incorporating,
   title = {Incorporating Hierarchical Semantics in Sparse Autoencoder Architectures},
@@ -164,7 +167,7 @@ class HSAE(SAE[HSAEConfig]):
         n, m = self.shape
         is_child = indices >= n
         child_rows = (indices - n).clamp_min(0)
-        atoms = self.child_W_dec_T.view(n * m, -1)[child_rows]
+        atoms = self.child_W_dec_T[child_rows // m, child_rows % m]
         children = (self.W_up[child_rows // m] @ atoms[..., None])[..., 0]
         parents = self.W_dec[torch.where(is_child, 0, indices)]
         return torch.where(is_child[..., None], children, parents)
@@ -233,22 +236,21 @@ class HSAE(SAE[HSAEConfig]):
     ) -> Float[Tensor, "batch k m"]:
         batch, k = parents.shape
         m, s = self.config.n_children, self.config.d_subspace
-        inner = pair_dot(x, self.W_down.view(-1, self.d_in), _spread(parents, s))
-        pre = pair_dot(
-            inner.view(batch * k, s),
-            self.child_W_enc.view(-1, s),
-            _spread(parents, m).view(batch * k, m),
-        )
+        table, place = _blocks(self.W_down, parents)
+        inner = pair_dot(x, table, _spread(place, s)).view(batch * k, s)
+        atoms, place = _blocks(self.child_W_enc, parents)
+        pre = pair_dot(inner, atoms, _spread(place, m).view(batch * k, m))
         return torch.where(pre >= self.theta, pre, LEAK * pre).view(batch, k, m)
 
     def _decode_children(
         self, values: Float[Tensor, "batch k"], child_rows: Int64[Tensor, "batch k"]
     ) -> Float[Tensor, "batch d_in"]:
-        s = self.config.d_subspace
-        atoms = nn.functional.embedding(child_rows, self.child_W_dec_T.view(-1, s))
-        inner = (values[..., None] * atoms).flatten(1)
-        rows = _spread(child_rows // self.config.n_children, s)
-        return weighted_rows(inner, rows, self.W_up_T.view(-1, self.d_in))
+        parents = child_rows // self.config.n_children
+        atoms_table, atoms_place = _blocks(self.child_W_dec_T, parents)
+        kept = atoms_place * self.config.n_children + child_rows % self.config.n_children
+        inner = (values[..., None] * nn.functional.embedding(kept, atoms_table)).flatten(1)
+        table, place = _blocks(self.W_up_T, parents)
+        return weighted_rows(inner, _spread(place, self.config.d_subspace), table)
 
     def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
         if self.config.l1_over == "active":
@@ -277,6 +279,20 @@ def _lowest_first(
     short = (parents == 0).any(-1)
     ordered = above[short].argsort(dim=-1, descending=True, stable=True)
     return indices.masked_scatter(short[:, None], ordered[:, : indices.shape[1]])
+
+
+def _blocks(
+    table: Float[Tensor, "n rows width"], index: Int64[Tensor, "batch k"]
+) -> tuple[Float[Tensor, "all width"], Int64[Tensor, "batch k"]]:
+    """Rows of a table of blocks, and which block of them each index means.
+
+    They are those of the whole table, or of one that is mapped from disk copies of the blocks that are asked for: on
+    disk it may lie transposed, and a dot product of rows that begin anywhere rounds differently.
+    """
+    if table.is_contiguous() and table.data_ptr() % _ALIGNED == 0:
+        return table.view(-1, table.shape[-1]), index
+    used, place = torch.unique(index, return_inverse=True)
+    return table[used].flatten(0, 1), place
 
 
 def _spread(index: Int64[Tensor, "batch k"], width: int) -> Int64[Tensor, "batch kw"]:

@@ -13,7 +13,7 @@ from hsae_hub.artifact.collection import Manifest, is_manifest, manifest_from_da
 from hsae_hub.artifact.config import ArtifactConfig, config_from_data
 from hsae_hub.artifact.files import CONFIG, STATS, WEIGHTS, LatentTable, check_finite, sha256_file
 from hsae_hub.artifact.migrations import migrate
-from hsae_hub.errors import CorruptError, NotFoundError
+from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 
 CONFIG_LIMIT = 1 << 20
 """Largest `config.json` that is read, in bytes."""
@@ -88,8 +88,10 @@ def _read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def check_files(folder: Path, config: ArtifactConfig) -> None:
+def check_files(folder: Path, config: ArtifactConfig, *, hashes: bool = True) -> None:
     """Compares size and sha256 of every weight file with the config, then shapes and dtypes of their headers.
+
+    Without `hashes` nothing is read but the headers.
 
     Raises:
         NotFoundError: a file is missing.
@@ -108,7 +110,7 @@ def check_files(folder: Path, config: ArtifactConfig) -> None:
             raise CorruptError(
                 f"{path} has {size} bytes, expected {expected.size}", fix="pull it again"
             )
-        digest = sha256_file(path)
+        digest = sha256_file(path) if hashes else expected.sha256
         if digest != expected.sha256:
             raise CorruptError(
                 f"{path} has sha256 {digest[:12]}…, expected {expected.sha256[:12]}…",
@@ -158,11 +160,17 @@ def read_artifact(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     verify: bool = True,
+    lazy: bool = False,
     ref: str | None = None,
 ) -> Artifact:
     """Loads an SAE; `dtype` None keeps the type on disk, `verify` False trusts hashes that were just checked.
 
+    `lazy` leaves tables on disk of which a token reads a few rows: they are mapped into memory, and the system reads
+    what is touched. Their values and the hashes are not looked at then, only sizes and shapes; the file must not be
+    changed while the SAE is in use.
+
     Raises:
+        UsageError: `lazy` with another device or dtype than the file's.
         NotFoundError: a file is missing.
         CorruptError: wrong size, hash, shape, dtype or format version, or a value that is not finite.
     """
@@ -170,22 +178,44 @@ def read_artifact(
 
     config = read_config(folder)
     if verify:
-        check_files(folder, config)
+        check_files(folder, config, hashes=not lazy)
     target = getattr(torch, config.dtype)
+    if lazy and (torch.device(device).type != "cpu" or dtype not in (None, target)):
+        raise UsageError(
+            f"lazy leaves weights as they lie on disk, {config.dtype} for the CPU; got {device}, {dtype}",
+            fix="load without lazy to move or convert them",
+        )
     with torch.device("meta"):
         sae = architecture(config.sae.architecture)(config.sae)
-    sae = sae.to(dtype=target).to_empty(device="cpu")
-    sae.reset_counters()
-    weights = sae.weights()
+    sae = sae.to(dtype=target)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        for name, tensor in weights.items():
+        tables = set(sae.tables) & sae.weights().keys() if lazy else set()
+        sae.map_tables({name: file.get_tensor(name) for name in tables})
+        _leave_meta(sae)
+        for name, tensor in sae.weights().items():
+            if name in tables:
+                continue
             loaded = file.get_tensor(name)
             check_finite(f"{folder / WEIGHTS}: {name}", loaded)
             tensor.copy_(loaded)
+    sae.reset_counters()
     stats = _read_stats(folder, config) if STATS in config.files else None
     sae = sae.to(device=device, dtype=dtype or target).requires_grad_(False).eval()
     sae.info = ArtifactInfo(config, stats, ref or str(folder), _measured(folder, config))
     return Artifact(sae, config, stats)
+
+
+def _leave_meta(sae: SAE[Any]) -> None:
+    """Gives memory to everything that has none."""
+    for module in sae.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and parameter.is_meta:
+                module._parameters[name] = torch.nn.Parameter(
+                    torch.empty_like(parameter, device="cpu")
+                )
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
 
 
 def _read_stats(folder: Path, config: ArtifactConfig) -> LatentTable:

@@ -24,12 +24,16 @@ def load(
     hub: Hub | str | Path | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
+    lazy: bool = False,
     allow_pickle: bool = False,
     on_progress: OnProgress | None = None,
 ) -> SAE[Any]:
     """Loads an SAE from a folder, or from a hub after pulling and checking it; `hub` as for `Hub`.
 
-    `dtype` None keeps the type on disk. What else is known of it (model, hookpoint, latents' strengths) is in `.info`.
+    `dtype` None keeps the type on disk. `lazy` leaves the tables there of which a token reads a few rows, those of
+    experts among them: an SAE of any size opens at once, with the same results. What else is known of it (model,
+    hookpoint, latents' strengths) is in `.info`.
+
     SAEs of other toolkits are read too (`interop`); one whose weights are a pickle only with `allow_pickle`, and even
     then nothing is taken from it but tensors, numbers and texts.
 
@@ -42,7 +46,7 @@ def load(
     """
     parsed = Ref.parse(ref)
     if parsed.folder is not None:
-        return _from_folder(parsed.folder, str(ref), device, dtype, allow_pickle)
+        return _from_folder(parsed.folder, str(ref), device, dtype, lazy, allow_pickle)
     place = (hub if isinstance(hub, Hub) else Hub(hub)).place()
     try:
         pulled = pull(place, parsed, only_sae=True, on_progress=on_progress)
@@ -56,7 +60,7 @@ def load(
             on_progress=on_progress,
         ).sae
     return read_artifact(
-        pulled.folder, device=device, dtype=dtype, verify=False, ref=str(parsed)
+        pulled.folder, device=device, dtype=dtype, verify=False, lazy=lazy, ref=str(parsed)
     ).sae
 
 
@@ -85,8 +89,8 @@ def load_features(
 
 
 def _from_folder(
-    folder: Path, ref: str, device: str, dtype: torch.dtype | None, allow_pickle: bool
+    folder: Path, ref: str, device: str, dtype: torch.dtype | None, lazy: bool, allow_pickle: bool
 ) -> SAE[Any]:
     if is_ours(folder) or recognise_folder(folder) is None:
-        return read_artifact(folder, device=device, dtype=dtype, ref=ref).sae
+        return read_artifact(folder, device=device, dtype=dtype, lazy=lazy, ref=ref).sae
     return read_foreign(folder, ref=ref, allow_pickle=allow_pickle, device=device, dtype=dtype).sae
