@@ -17,6 +17,7 @@ from hsae_hub.features import build_index
 from hsae_hub.models import LanguageModel
 
 pytest_plugins = ["feature_fixtures", "hub_fixtures"]
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's
 
 
 @pytest.fixture(scope="module")

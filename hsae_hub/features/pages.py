@@ -45,6 +45,8 @@ class Relative(NamedTuple):
     """How often it is the kept child where its parent acts, 0 to 1."""
     fired: int
     """Tokens on which it acted."""
+    mean_act: float
+    """Mean of its acts above zero."""
     examples: tuple[Example, ...] = ()
 
 
@@ -139,8 +141,10 @@ def _chips(page: FeaturePage) -> tuple[str, ...]:
     chips = [kind, f"density {row['density']:.3%}", f"max {row['max_act']:.2f}"]
     if row["share"] is not None:
         chips.append(f"kept on {row['share']:.0%} of its parent's tokens")
+    if page.parent:
+        chips.append(f"mean act {row['mean_act']:.3g}, its parent's {page.parent.mean_act:.3g}")
     if row["p999"]:
-        chips.append(f"p99.9 {row['p999']:.3f} of ‖x‖")
+        chips.append(f"p99.9 {row['p999']:.2g} of ‖x‖")
     if page.source != "tokens":
         score = "" if page.score is None else f", detection {page.score:.0%}"
         chips.append(f"label by {page.source}{score}")
@@ -154,8 +158,8 @@ def _sections(page: FeaturePage) -> list[Section]:
         pairs = tuple((n["token"], f"{n['logit']:+.2f}") for n in row[column] or ())
         sections.append(Pairs(title, pairs))
     if page.children:
-        n = len(page.children)
-        title = f"{n} children of {page.parent.feature if page.parent else page.feature}, by use"
+        owner = page.parent.feature if page.parent else page.feature
+        title = f"{len(page.children)} children of {owner}: share of its tokens · mean act"
         sections.append(Tiles(title, tuple(_tile(page, each) for each in page.children)))
     for band in range(6):
         found = tuple(context_of(e) for e in page.examples if e.band == band)
@@ -175,7 +179,7 @@ def _histogram(row: dict[str, Any]) -> Histogram:
         return f"{2 ** ((row['first_bin'] + i) / 8 - 24):.2g}"
 
     shares = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9"}
-    note = ", ".join(f"{name} {row[key]:.3f}" for key, name in shares.items())
+    note = ", ".join(f"{name} {row[key]:.2g}" for key, name in shares.items())
     return Histogram("act / ‖x‖, doubling", heights, edge(0), edge(len(counts)), note)
 
 
@@ -184,11 +188,17 @@ def _tile(page: FeaturePage, child: Relative) -> Tile:
         id=child.feature.partition("/")[2],
         label=child.label or "never acted",
         weight=child.share,
-        note=f"{child.share:.0%}",
-        contexts=tuple(context_of(e)._replace(value="") for e in child.examples),
+        note=f"{child.share:.0%} · {child.mean_act:.2g}" if child.fired else "",
+        contexts=tuple(_short(context_of(e)) for e in child.examples),
         chosen=child.feature == page.feature,
         faint=not child.fired,
     )
+
+
+def _short(context: Context) -> Context:
+    """The few tokens around the one that matters, for a tile."""
+    at = next(i for i, mark in enumerate(context.marks) if mark.chosen)
+    return Context("", context.marks[max(at - 4, 0) : at + 6])
 
 
 def _others(title: str, page: FeaturePage, column: str, value: str) -> Pairs:

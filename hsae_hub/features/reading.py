@@ -97,13 +97,7 @@ class FeatureIndex:
         rows = {each["latent"]: each for each in self._rows([top, *family])}
         shown = self.examples([latent, *family])
         children = tuple(
-            Relative(
-                rows[i]["feature"],
-                self.label_of(rows[i]),
-                rows[i]["share"] or 0.0,
-                rows[i]["fired"],
-                tuple(shown.get(i, ())[:_TILES]),
-            )
+            self._relative(rows[i], tuple(shown.get(i, ())[:_TILES]))
             for i in sorted(family, key=lambda i: (-rows[i]["fired"], i))
         )
         examples = shown.get(latent, [])
@@ -112,9 +106,7 @@ class FeatureIndex:
             kept += [e for e in examples if e.band == band][:bands]
         return FeaturePage(
             row={**row, "label": self.label_of(row)},
-            parent=None
-            if parent is None
-            else Relative(rows[top]["feature"], self.label_of(rows[top]), 1.0, rows[top]["fired"]),
+            parent=None if parent is None else self._relative(rows[top]),
             children=children,
             examples=tuple(kept),
             named=self._named(row),
@@ -225,6 +217,11 @@ class FeatureIndex:
         table = pq.read_table(self.folder / "latents.parquet", filters=[("latent", "in", latents)])
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
+
+    def _relative(self, row: dict[str, Any], examples: tuple[Example, ...] = ()) -> Relative:
+        share = 1.0 if row["share"] is None else row["share"]
+        label = self.label_of(row)
+        return Relative(row["feature"], label, share, row["fired"], row["mean_act"], examples)
 
     def _named(self, row: dict[str, Any]) -> dict[str, str]:
         """Labels of the features that a row speaks of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,9 @@ def send(api: Any, change: Change, *, create_pr: bool = False) -> Any:
         for path, content in change.add.items()
     ]
     operations += [CommitOperationDelete(path, is_folder=False) for path in change.remove]
-    with _no_bars():
+    with _no_bars(), warnings.catch_warnings():
+        # an index belongs to its SAE, though its tables are data files
+        warnings.filterwarnings("ignore", message=".*about to commit a data file")
         return api.create_commit(
             change.repo,
             operations,

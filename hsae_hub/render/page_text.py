@@ -60,7 +60,7 @@ def _histogram(section: Histogram, width: int) -> list[str]:
 
 def _tile(tile: Tile, width: int) -> list[str]:
     bar = pad("█" * round(12 * min(max(tile.weight, 0), 1)) or "▏", 12)
-    head = f"  {'▸' if tile.chosen else ' '} {bar} {tile.id:<8} {tile.note:>6}  {tile.label}"
+    head = f"  {'▸' if tile.chosen else ' '} {bar} {tile.id:<8} {tile.note:>11}  {tile.label}"
     lines = [fit(visible(head), width)]
     return lines + [_context(context, width, "      ") for context in tile.contexts]
 
