@@ -66,6 +66,8 @@ def test_every_architecture_gives_the_acts_and_reconstruction_of_torch(
     assert told["check"]["acts"] < 1e-5 and told["check"]["reconstruction"] < 1e-5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     assert sorted(told["files"]) == ["decode.onnx", "encode.onnx", "full.onnx"]
+    for graph in NAMES:
+        onnx.checker.check_model(tmp_path / "out" / f"{graph}.onnx", full_check=True)
     for rows in (1, 7):
         agree(sae, tmp_path / "out", batch(3, rows))
 
@@ -121,6 +123,8 @@ def test_weights_lie_once_in_a_file_where_a_graph_would_be_too_large(tmp_path: P
     told = export(sae, beside, external_above=1000)
     assert "weights.bin" in told["files"]
     agree(sae, beside, batch(3))
+    for name in NAMES:
+        onnx.checker.check_model(beside / f"{name}.onnx", full_check=True)
     graphs = [onnx.load(beside / f"{name}.onnx", load_external_data=False) for name in NAMES]
     places = [{w.name: str(w.external_data) for w in graph.graph.initializer} for graph in graphs]
     encode, decode, full = places
