@@ -9,6 +9,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 
+_DRAWN = 1 << 22  # rows that are drawn at once
+
+
 class ReconstructionStats:
     """How well activations `x` are reconstructed as `x_hat`, over any number of batches of raw activations."""
 
@@ -123,8 +126,11 @@ def resampled_sums(
     """Sums of `n` rows drawn with replacement from `n`, many times: the bootstrap of Efron 1979 for sums and ratios."""
     n = len(sums)
     generator = torch.Generator().manual_seed(seed)
+    block = max(1, _DRAWN // max(n, 1))
     total = []
-    for _ in range(resamples):
-        drawn = torch.randint(n, (n,), generator=generator)
-        total.append(torch.bincount(drawn, minlength=n).double() @ sums)
-    return torch.stack(total)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = torch.randint(n, (size, n), generator=generator)
+        counts = torch.zeros(size, n, dtype=torch.float64)
+        total.append(counts.scatter_add_(1, drawn, torch.ones_like(counts)) @ sums)
+    return torch.cat(total)

@@ -9,6 +9,7 @@ from hsae_hub.attach.decomposing import Decomposition as Decomposition
 from hsae_hub.attach.decomposing import Feature as Feature
 from hsae_hub.attach.decomposing import RunnerUp as RunnerUp
 from hsae_hub.attach.decomposing import Token as Token
+from hsae_hub.attach.losses import Losses as Losses
 from hsae_hub.attach.losses import SpliceReport as SpliceReport
 from hsae_hub.attach.spliced import Spliced as Spliced
 from hsae_hub.attach.spliced import splice_losses as splice_losses

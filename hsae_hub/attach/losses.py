@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from hsae_hub.architectures import SAE
+from hsae_hub.architectures import SAE, SAEOutput
 from hsae_hub.attach.batches import TokenBatch, in_batches, read_now
 from hsae_hub.attach.engine import Engine
 from hsae_hub.attach.running import Intervention, Placed
@@ -19,6 +19,8 @@ from hsae_hub.errors import UsageError
 from hsae_hub.metrics import ReconstructionStats, resampled_sums
 from hsae_hub.models import Hookpoint
 
+_BASE = ("predictions", "clean", "zero", "mean")
+_OWN = ("spliced", "kl")
 _CHUNK = 512
 """Predictions whose log-probabilities are in memory at once."""
 
@@ -135,6 +137,19 @@ class SpliceReport:
         return next(iter(self.saes.values()))
 
 
+class Losses(NamedTuple):
+    """A report, and the sums over predictions that it is made of, sequence by sequence."""
+
+    report: SpliceReport
+    sums: dict[str, Float64[Tensor, " sequences"]]
+    """`predictions`, `clean`, `zero`, `mean`, `spliced`, `kl`, and `kl_zero`: KL(clean ‖ with zeros in place)."""
+
+
+OnRead = Callable[[str, Float[Tensor, "tokens d"], SAEOutput, Int64[Tensor, " tokens"]], None]
+"""Told, of every batch and SAE, the name of what is measured, the clean activations of ordinary tokens, what the SAE
+makes of them, and the number of the sequence that each stands in."""
+
+
 def _interval(bounds: tuple[float, float] | None) -> str:
     return "" if bounds is None else f"   [{bounds[0]:.4f}, {bounds[1]:.4f}]"
 
@@ -148,16 +163,18 @@ class _Stats:
         self.parents = 0
         self.children = 0
 
-    def update(self, x: Float[Tensor, "tokens d"]) -> None:
+    def update(self, x: Float[Tensor, "tokens d"]) -> SAEOutput | None:
         if not len(x):
-            return
+            return None
         sae = self.site.sae
-        x_hat, acts = sae(x.to(sae.device))
-        self.reconstruction.update(x.to(sae.device), x_hat)
+        out: SAEOutput = sae(x.to(sae.device))
+        acts = out.acts
+        self.reconstruction.update(x.to(sae.device), out.sae_out)
         fired = acts.values != 0
         parents = int((fired & (acts.indices < sae.shape.n_parents)).sum())
         self.parents += parents
         self.children += int(fired.sum()) - parents
+        return out
 
     def report(self) -> Reconstruction:
         tokens, is_tree = self.reconstruction.tokens, bool(self.site.sae.shape.n_children)
@@ -176,7 +193,8 @@ def measure_losses(
     rows: Sequence[Sequence[int]],
     replaced: Callable[[Mapping[Hookpoint, Intervention]], Sequence[Placed]],
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, SpliceReport]:
+    on_read: OnRead | None = None,
+) -> dict[str, Losses]:
     """Runs every row clean, with zeros, with the mean activation, and once for each of several with what it places.
 
     They are at the same places. `replaced` gives what is in place with other interventions instead of the splices.
@@ -189,7 +207,7 @@ def measure_losses(
     stats = {name: {n: _Stats(s) for n, s in each.sites.items()} for name, each in several.items()}
     seen = {hookpoint: ReconstructionStats(width) for hookpoint, width in places.items()}
     sums: dict[str, list[Float64[Tensor, " b"]]] = {}
-    done, total = 0, (3 + len(several)) * len(rows)
+    done, total, first = 0, (3 + len(several)) * len(rows), 0
 
     def tell(forwards: int) -> None:
         nonlocal done
@@ -211,13 +229,19 @@ def measure_losses(
         add("clean", _cross_entropy(clean), clean)
         for name, each in several.items():
             for one in stats[name].values():
-                one.update(records[one.site.hookpoint].seen[0])
+                x = records[one.site.hookpoint].seen[0]
+                out = one.update(x)
+                if on_read and out is not None:
+                    on_read(name, x, out, first + clean.ordinary)
             spliced = _predictions(engine, batch, each.placed)
             add(f"spliced {name}", _cross_entropy(spliced), clean)
             add(f"kl {name}", _kl(clean.logits, spliced.logits), clean)
             del spliced
-        add("zero", _cross_entropy(_predictions(engine, batch, zero)), clean)
-        del clean
+        zeroed = _predictions(engine, batch, zero)
+        add("zero", _cross_entropy(zeroed), clean)
+        add("kl_zero", _kl(clean.logits, zeroed.logits), clean)
+        del clean, zeroed
+        first += len(batch.ids)
         tell((2 + len(several)) * len(batch.ids))
     tokens = min(each.tokens for each in seen.values())
     if tokens < 2 or not torch.cat(sums["predictions"]).any():
@@ -226,16 +250,17 @@ def measure_losses(
         )
     mean = replaced({hookpoint: Replace(each.mean()) for hookpoint, each in seen.items()})
     for batch in in_batches(engine.lm, rows):
-        found = _predictions(engine, batch, mean)
-        add("mean", _cross_entropy(found), found)
+        meant = _predictions(engine, batch, mean)
+        add("mean", _cross_entropy(meant), meant)
         tell(len(batch.ids))
-    base = [torch.cat(sums[name]) for name in ("predictions", "clean", "zero", "mean")]
-    reports = {}
+    base = {name: torch.cat(sums[name]) for name in (*_BASE, "kl_zero")}
+    found = {}
     for name in several:
-        own = [torch.cat(sums[f"{kind} {name}"]) for kind in ("spliced", "kl")]
+        own = base | {kind: torch.cat(sums[f"{kind} {name}"]) for kind in _OWN}
         figures = {n: one.report() for n, one in stats[name].items()}
-        reports[name] = _report(tokens, torch.stack([*base, *own], dim=-1), figures)
-    return reports
+        table = torch.stack([own[each] for each in (*_BASE, *_OWN)], dim=-1)
+        found[name] = Losses(_report(tokens, table, figures), own)
+    return found
 
 
 class _Predictions(NamedTuple):
@@ -244,6 +269,8 @@ class _Predictions(NamedTuple):
     rows: Int64[Tensor, " p"]
     """Which row of the batch each is from, on the CPU."""
     n_rows: int
+    ordinary: Int64[Tensor, " tokens"]
+    """Which row each ordinary token is from, on the CPU."""
 
 
 def _predictions(engine: Engine, batch: TokenBatch, placed: Sequence[Placed]) -> _Predictions:
@@ -254,7 +281,8 @@ def _predictions(engine: Engine, batch: TokenBatch, placed: Sequence[Placed]) ->
     where = pairs.to(logits.device)
     rows = pairs.nonzero()[:, 0].cpu()
     targets = batch.ids[:, 1:].to(logits.device)[where]
-    return _Predictions(logits[:, :-1][where], targets, rows, len(pairs))
+    own = ordinary.nonzero()[:, 0].cpu()
+    return _Predictions(logits[:, :-1][where], targets, rows, len(pairs), own)
 
 
 def _cross_entropy(found: _Predictions) -> Float64[Tensor, " p"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hsae_hub.attach.batches import check_length, encode_texts
 from hsae_hub.attach.engine import Engine
-from hsae_hub.attach.losses import Site, SpliceReport, Subject, measure_losses
+from hsae_hub.attach.losses import Losses, OnRead, Site, SpliceReport, Subject, measure_losses
 from hsae_hub.attach.running import Placed
 from hsae_hub.attach.splicing import Splice
 from hsae_hub.errors import UsageError
@@ -62,7 +62,7 @@ class Spliced:
             ],
             on_progress,
         )
-        return reports[""]
+        return reports[""].report
 
 
 def splice_losses(
@@ -70,7 +70,8 @@ def splice_losses(
     texts: Sequence[str] | Int64[Tensor, "n s"] | Sequence[Int64[Tensor, " _"]],
     *,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[str, SpliceReport]:
+    on_read: OnRead | None = None,
+) -> dict[str, Losses]:
     """`Spliced.loss` of several SAEs attached to one place of one model; what no SAE has a part in is run once.
 
     Raises:
@@ -92,6 +93,7 @@ def splice_losses(
         rows_of(first.lm, texts),
         lambda instead: [Placed(hookpoint, change) for hookpoint, change in instead.items()],
         on_progress,
+        on_read,
     )
 
 

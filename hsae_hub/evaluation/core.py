@@ -5,60 +5,77 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import model_validator
 from torch import Tensor
 
-from hsae_hub.activations import choose_rows, describe_rows, heldout_windows, pad_contexts
-from hsae_hub.architectures import SAE
-from hsae_hub.artifact import WEIGHTS, write_atomic
-from hsae_hub.attach import Attached, SpliceReport, attach, splice_losses
+from hsae_hub.activations import choose_rows, describe_rows, heldout_windows
+from hsae_hub.architectures import SAE, SAEOutput
+from hsae_hub.attach import Attached, SpliceReport, splice_losses
+from hsae_hub.evaluation.bench import Bench, OnProgress
+from hsae_hub.evaluation.bootstrap import of_sums
+from hsae_hub.evaluation.parts import digest_of, weights_sha256
+from hsae_hub.evaluation.report import FOLDER, Measured, Report, Result
 from hsae_hub.evaluation.rows import measure_rows
-from hsae_hub.metrics import LatentStats, ReconstructionStats
-from hsae_hub.models import LanguageModel, read_activations
+from hsae_hub.evaluation.sums import (
+    ACTIVE,
+    ActivationSums,
+    CoreSums,
+    SAESums,
+    density_histogram,
+)
+from hsae_hub.models import LanguageModel
 from hsae_hub.recipes import DataConfig, DataSource, VocabularySection
 
-CORE_FILE = "eval/core.json"
+CORE_FILE = f"{FOLDER}/core.json"
 """Where a run folder keeps its report."""
-_BATCH = 16  # contexts that the language model reads at once
 _REPORTED = 16_384  # activations that an architecture's own report is about, at most: it takes them all at once
+_NATS = ("ce_clean", "ce_spliced", "ce_zero", "ce_mean", "kl", "kl_zero")
+_UNITS = {
+    **dict.fromkeys(_NATS, "nats"),
+    **dict.fromkeys(("l0", "l0_parents", "l0_children"), "latents a token"),
+    **dict.fromkeys(("dead_latents", "dead_parents", "d_sae"), "latents"),
+    "tokens": "tokens",
+    "seen_tokens": "tokens",
+    "l0_sparsity": "%",
+    "mse": "squared activation",
+}
 
-OnProgress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much."""
 
-
-class CoreReport(BaseModel):
+class CoreReport(Report):
     """Everything that was measured, and on what; `saes` holds `sae` and, by their names, those beside it."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-    schema_: Literal["hsae.eval.core/1"] = Field(default="hsae.eval.core/1", alias="schema")
-    command: str
-    tokens: int
-    """Activations, or held-out rows of an embedding, that were measured: no special tokens."""
     contexts: int
     """0 for rows, which stand in none."""
-    data: list[str]
-    """One line a source of text."""
-    seed: int
-    model: dict[str, str | None]
-    """Id and revision of the language model."""
-    hookpoint: str
     weights: dict[str, str]
-    """sha256 of the measured weights, where they came from a file; a card ignores a report about others."""
+    """sha256 of the measured weights by SAE, where they came from a file."""
     saes: dict[str, dict[str, int | float]]
-    """Metrics by name."""
+    """Metrics by name, without their intervals."""
 
-    def save(self, folder: Path) -> Path:
-        """Writes the report where the card of a run folder finds it."""
-        path = folder / CORE_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
-        return path
+    @model_validator(mode="before")
+    @classmethod
+    def _from_before_intervals(cls, data: Any) -> Any:
+        """Reports of the first releases hold `saes` and `weights` alone."""
+        if not isinstance(data, dict) or "results" in data:
+            return data
+        found = {
+            name: [{"name": key, "value": value} for key, value in numbers.items()]
+            for name, numbers in data.get("saes", {}).items()
+        }
+        weights = data.get("weights", {})
+        others = {
+            name: {"sha256": weights.get(name), "results": results}
+            for name, results in found.items()
+            if name != "sae"
+        }
+        return data | {
+            "sha256": weights.get("sae"),
+            "results": found.get("sae", []),
+            "beside": others,
+        }
 
 
 def evaluate(
@@ -83,46 +100,70 @@ def evaluate(
         UsageError: no text is held out, or too little.
         MisfitError: an SAE does not fit the model.
     """
-    attached = attach(sae, model, device=device)
-    lm = attached.lm
-    config = data if isinstance(data, DataConfig) else _section(data, sae)
-    tell = on_progress or (lambda what, done, total: None)
-    saes = {"sae": attached}
-    saes |= {name: attach(other, lm, device=device) for name, other in (beside or {}).items()}
-
-    def prepared(phase: str, done: int, total: int) -> None:
-        tell({"sample": "writing text", "count": "counting tokens"}[phase], done, total)
-
-    measuring = partial(tell, "measuring")
-    contexts: list[Tensor] = []
-    if attached.hookpoint.side == "weight":
-        rows = choose_rows(lm, attached.hookpoint, config, sample_seed=seed, on_progress=prepared)
-        measured = measure_rows(saes, rows, measuring)
-        sources = [describe_rows(rows.config, str(attached.hookpoint), heldout=True)]
-    else:
-        contexts = heldout_windows(
-            config, lm, tokens=tokens, sample_seed=seed, on_progress=prepared
-        )
-        measured = _measure(saes, contexts, measuring)
-        sources = [source.describe() for source in config.heldout or config.train]
-    return CoreReport(
-        command=command,
-        tokens=int(measured["sae"]["tokens"]),
-        contexts=len(contexts),
-        data=sources,
+    bench = Bench(
+        sae,
+        beside=beside,
+        model=model,
         seed=seed,
-        model={"id": lm.id, "revision": lm.revision},
-        hookpoint=str(attached.hookpoint),
-        weights={
-            name: each.sae.info.config.files[WEIGHTS].sha256
-            for name, each in saes.items()
-            if each.sae.info is not None
-        },
-        saes=measured,
+        device=device,
+        command=command,
+        on_progress=on_progress,
+    )
+    return measure_core(
+        bench, data if isinstance(data, DataConfig) else as_data(data, sae), tokens=tokens
     )
 
 
-def _section(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
+def measure_core(bench: Bench, data: DataConfig, *, tokens: int = 50_000) -> CoreReport:
+    """Reconstruction, sparsity and the language model's loss, on about `tokens` activations that `data` holds out.
+
+    Raises:
+        UsageError: no text is held out, or too little.
+    """
+
+    def prepared(phase: str, done: int, total: int) -> None:
+        bench.tell({"sample": "writing text", "count": "counting tokens"}[phase], done, total)
+
+    measuring = partial(bench.tell, "measuring")
+    lm, contexts, settings = bench.lm, [], {"tokens": tokens}
+    if bench.hookpoint.side == "weight":
+        rows = choose_rows(lm, bench.hookpoint, data, sample_seed=bench.seed, on_progress=prepared)
+        measured = measure_rows(bench.saes, rows, measuring)
+        found = {name: _without_intervals(numbers) for name, numbers in measured.items()}
+        sources = [describe_rows(rows.config, str(bench.hookpoint), heldout=True)]
+    else:
+        contexts = heldout_windows(
+            data, lm, tokens=tokens, sample_seed=bench.seed, on_progress=prepared
+        )
+        found = bench.measure(
+            "core",
+            settings,
+            digest_of(each.tolist() for each in contexts),
+            lambda saes: _measure(saes, contexts, bench.seed, measuring),
+        )
+        sources = [source.describe() for source in data.heldout or data.train]
+    numbers = {name: each.details["numbers"] for name, each in found.items()}
+    told = bench.report(
+        "core",
+        {
+            name: Measured(each.results, {k: v for k, v in each.details.items() if k != "numbers"})
+            for name, each in found.items()
+        },
+        tokens=int(numbers["sae"]["tokens"]),
+        data=sources,
+        settings=settings,
+    )
+    weights = {name: weights_sha256(each.sae) for name, each in bench.saes.items()}
+    return CoreReport(
+        **{field: getattr(told, field) for field in type(told).model_fields},
+        contexts=len(contexts),
+        weights={name: sha256 for name, sha256 in weights.items() if sha256 is not None},
+        saes=numbers,
+    )
+
+
+def as_data(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
+    """Texts as a recipe's section whose held-out part they are, in contexts as the SAE was trained on."""
     source = DataSource(lines=list(texts))
     known = sae.info.config if sae.info is not None else None
     if known is not None and known.vocabulary is not None:
@@ -140,57 +181,74 @@ def _section(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
     )
 
 
-@torch.no_grad()
 def _measure(
     saes: Mapping[str, Attached],
     contexts: Sequence[Int64[Tensor, " _"]],
+    seed: int,
     on_progress: Callable[[int, int], None],
-) -> dict[str, dict[str, int | float]]:
-    reconstruction = {name: ReconstructionStats(each.sae.d_in) for name, each in saes.items()}
-    latents = {name: LatentStats(each.sae.d_sae) for name, each in saes.items()}
+) -> dict[str, Measured]:
+    first = next(iter(saes))
+    n, d_in = len(contexts), saes[first].sae.d_in
+    activations = ActivationSums(n, d_in)
+    sums = {name: SAESums(n, each.sae.shape) for name, each in saes.items()}
     sample: list[Tensor] = []
-    for at in range(0, len(contexts), _BATCH):
-        x = _activations(saes["sae"], list(contexts[at : at + _BATCH]))
-        sample.append(x[: max(_REPORTED - sum(map(len, sample)), 0)])
-        for name, each in saes.items():
-            out = each.sae(x)
-            reconstruction[name].update(x, out.sae_out)
-            latents[name].update(out.acts.values, out.acts.indices, x.norm(dim=-1))
-    losses = splice_losses(saes, contexts, on_progress=on_progress)
+
+    def read(
+        name: str, x: Float[Tensor, "t d"], out: SAEOutput, context: Int64[Tensor, " t"]
+    ) -> None:
+        if name == first:
+            activations.update(x, context)
+            sample.append(x[: max(_REPORTED - sum(map(len, sample)), 0)])
+        sums[name].update(saes[name].sae, x, out, context)
+
+    losses = splice_losses(saes, contexts, on_progress=on_progress, on_read=read)
     return {
-        name: _metrics(each.sae, losses[name], reconstruction[name], latents[name])
-        | _reported(each.sae, torch.cat(sample))
+        name: _measured(
+            each.sae,
+            CoreSums(activations, sums[name], losses[name]),
+            sums[name],
+            losses[name].report,
+            torch.cat(sample),
+            seed,
+        )
         for name, each in saes.items()
     }
 
 
-def _metrics(
-    sae: SAE[Any], losses: SpliceReport, reconstruction: ReconstructionStats, latents: LatentStats
-) -> dict[str, int | float]:
-    dead = latents.counts() == 0
-    n_parents = sae.shape.n_parents
-    found = {
-        **losses.numbers(),
-        "mse": reconstruction.mse(),
-        "cosine": reconstruction.cosine(),
-        "l0_sparsity": 100 * (1 - losses.l0 / sae.d_sae),
+def _measured(
+    sae: SAE[Any],
+    table: CoreSums,
+    sums: SAESums,
+    losses: SpliceReport,
+    sample: Float[Tensor, "tokens d_in"],
+    seed: int,
+) -> Measured:
+    intervals = of_sums(table.rows, table.numbers, seed)
+    n_parents, dead = sae.shape.n_parents, sums.counts == 0
+    counted: dict[str, int] = {
         "dead_latents": int(dead.sum()),
-        "dead_parents": int(dead[:n_parents].sum()) if sae.shape.n_children else None,
-        "d_sae": sae.d_sae,
+        "active_latents": int((sums.acts / losses.tokens > ACTIVE).sum()),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    density = {"all": density_histogram(sums.counts, losses.tokens)}
+    if sae.shape.n_children:
+        counted["dead_parents"] = int(dead[:n_parents].sum())
+        density["parents"] = density_histogram(sums.counts[:n_parents], losses.tokens)
+        density["children"] = density_histogram(sums.counts[n_parents:], losses.tokens)
+    counted["d_sae"] = sae.d_sae
+    reported = {name: value for name, value in sae.report(sample).items() if math.isfinite(value)}
+    finite = {name: each for name, each in intervals.items() if math.isfinite(each.value)}
+    results = [each.result(name, _UNITS.get(name, "")) for name, each in finite.items()]
+    results += [
+        Result(name=name, value=float(value), unit="latents") for name, value in counted.items()
+    ]
+    results += [Result(name=name, value=value) for name, value in reported.items()]
+    numbers = {**losses.numbers(), **{name: each.value for name, each in finite.items()}}
+    return Measured(results, {"numbers": numbers | counted | reported, "density": density})
 
 
-def _reported(sae: SAE[Any], x: Float[Tensor, "tokens d_in"]) -> dict[str, float]:
-    return {name: value for name, value in sae.report(x).items() if math.isfinite(value)}
-
-
-def _activations(
-    attached: Attached, contexts: list[Int64[Tensor, " _"]]
-) -> Float[Tensor, "tokens d_in"]:
-    """Activations of the ordinary tokens of some contexts."""
-    lm = attached.lm
-    ids, mask = pad_contexts(contexts, lm.tokenizer.pad_token_id or 0)
-    ordinary = mask & ~torch.isin(ids, torch.tensor(sorted(lm.special_ids)))
-    x = read_activations(lm, attached.hookpoint, ids.to(lm.device), mask.long().to(lm.device))
-    return x[ordinary.to(lm.device)]
+def _without_intervals(numbers: dict[str, int | float]) -> Measured:
+    results = [
+        Result(name=name, value=float(value), unit=_UNITS.get(name, ""))
+        for name, value in numbers.items()
+    ]
+    return Measured(results, {"numbers": numbers})
