@@ -195,7 +195,7 @@ def test_splice_measures_held_out_text_a_text_or_files(trained, capsys, tmp_path
 
 def test_eval_keeps_its_report_in_the_run(trained, capsys):
     data = json.loads(succeed(capsys, "eval", trained, "--json", "--no-progress"))
-    report = data["report"]
+    report = data["reports"]["core"]
     assert data["schema"] == "hsae.eval/1" and set(report["saes"]) == {"sae", "baseline"}
     assert report["command"] == "hsae eval run"
     assert json.loads((Path(trained) / "eval" / "core.json").read_text()) == report

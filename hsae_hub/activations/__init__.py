@@ -19,6 +19,7 @@ from hsae_hub.activations.shards import open_store as open_store
 from hsae_hub.activations.sources import documents as documents
 from hsae_hub.activations.sources import is_heldout as is_heldout
 from hsae_hub.activations.sources import python_docs as python_docs
+from hsae_hub.activations.sources import told_of_dataset as told_of_dataset
 from hsae_hub.activations.store import StoreConfig as StoreConfig
 from hsae_hub.activations.store import check_cache as check_cache
 from hsae_hub.activations.store import read_store as read_store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -127,10 +128,9 @@ def _grouped(lines: Iterable[str]) -> Iterator[str]:
 
 def _rows(source: DataSource, start: int) -> Iterator[str]:
     import datasets
-    import httpx
 
     name = source.dataset or ""
-    try:
+    with told_of_dataset(name, source.describe()):
         rows: Any = datasets.load_dataset(
             name, source.config, split=source.split, revision=source.revision, streaming=True
         )
@@ -142,6 +142,22 @@ def _rows(source: DataSource, start: int) -> Iterator[str]:
                     fix="give the right one as its `column`",
                 )
             yield row[source.column]
+
+
+@contextmanager
+def told_of_dataset(name: str, described: str) -> Iterator[None]:
+    """What can go wrong while a data set of the hub is read, as errors for users.
+
+    Raises:
+        NotFoundError: no such data set, configuration, split or revision.
+        DeniedError: it is gated.
+        NetworkError: it cannot be reached.
+    """
+    import datasets
+    import httpx
+
+    try:
+        yield
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
         if "gated" in str(error):
             raise DeniedError(
@@ -149,11 +165,11 @@ def _rows(source: DataSource, start: int) -> Iterator[str]:
                 fix=f"accept its terms at https://huggingface.co/datasets/{name}\nhf auth login",
             ) from None
         raise NotFoundError(
-            f"cannot read {source.describe()}: {_first_line(error)}",
+            f"cannot read {described}: {_first_line(error)}",
             fix="check its name, config, split and revision",
         ) from None
     except (OSError, httpx.HTTPError) as error:
-        raise NetworkError(f"cannot reach {source.describe()}: {_first_line(error)}") from None
+        raise NetworkError(f"cannot reach {described}: {_first_line(error)}") from None
 
 
 def _first_line(error: BaseException) -> str:

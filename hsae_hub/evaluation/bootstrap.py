@@ -73,3 +73,19 @@ def _interval(value: float, drawn: Float[Array, " b"]) -> Interval:
         return Interval(value, None, None)
     low, high = np.percentile(drawn, _LEVEL)
     return Interval(value, float(low), float(high))
+
+
+def mean_of(intervals: Sequence[Interval]) -> Interval:
+    """Mean of numbers that were measured on data of their own: the widths add up as those of independent ones."""
+    value = float(np.mean([each.value for each in intervals]))
+    halves = [
+        (each.high - each.low) / 2
+        for each in intervals
+        if each.low is not None and each.high is not None
+    ]
+    if len(intervals) == 1:
+        return intervals[0]
+    if len(halves) < len(intervals):
+        return Interval(value, None, None)
+    half = float(np.sqrt(np.square(halves).sum())) / len(halves)
+    return Interval(value, value - half, value + half)

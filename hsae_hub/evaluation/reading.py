@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
 from hsae_hub.activations import pad_contexts
-from hsae_hub.architectures import Acts
+from hsae_hub.architectures import SAE, Acts
 from hsae_hub.attach import Attached
 from hsae_hub.evaluation.bench import Bench
 from hsae_hub.models import LanguageModel, read_activations
@@ -93,6 +93,14 @@ def pooled(
         {name: _scaled(sum(each[1:], each[0]), share) for name, each in parts.items()},
         int(counts.sum()),
     )
+
+
+@torch.no_grad()
+def decoder(sae: SAE[Any], acts: csr_matrix) -> tuple[Int[Array, " used"], Float[Array, "used d"]]:
+    """The latents that act anywhere, and their decoder rows."""
+    used = np.unique(acts.indices).astype(np.int64)
+    rows = sae.decoder_rows(torch.from_numpy(used).to(sae.device))
+    return used, rows.float().cpu().numpy()
 
 
 def _scaled(acts: csr_matrix, share: Float[Tensor, " texts"]) -> csr_matrix:
