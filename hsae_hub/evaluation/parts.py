@@ -67,12 +67,8 @@ def part_key(
 
 
 def digest_of_sae(sae: SAE[Any]) -> str:
-    """Names an SAE by its config, its type, and its weights: their file's sha256 where they come from one."""
+    """Names an SAE by its config, its type, and its weights as they are now, whatever file they came from."""
     hashed = hashlib.sha256(f"{sae.config.model_dump_json()} {sae.dtype}".encode())
-    known = weights_sha256(sae)
-    if known is not None:
-        hashed.update(known.encode())
-        return hashed.hexdigest()
     for name, tensor in sae.weights().items():
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hashed.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
