@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check wheel bench clean
+.PHONY: quickstart test check wheel peers bench clean
 
 quickstart: $(VENV)/.ready
 	@$(BIN)/hsae quickstart
@@ -21,6 +21,18 @@ wheel: $(VENV)/.ready-dev
 	rm -rf dist
 	$(BIN)/python -m build --quiet --no-isolation
 	$(BIN)/python tests/wheel_check.py dist
+
+# What other toolkits compute, write and read, by their own code, which needs an environment of its own.
+peers: $(VENV)/.ready-dev $(VENV)/peers/.ready
+	HSAE_PEERS_PYTHON=$(CURDIR)/$(VENV)/peers/bin/python $(BIN)/python -m pytest \
+		tests/test_peers.py tests/test_interop.py tests/test_interop_exports.py tests/test_sae_lens.py
+
+# dictionary_learning asks for an nnsight that nothing else here goes with, and needs none to read and write SAEs.
+$(VENV)/peers/.ready: tests/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip install --quiet --requirement tests/peers/requirements.txt
+	$(VENV)/peers/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0
+	@touch $@
 
 # Every benchmark, one after another: minutes, and 12 GB of memory for the largest.
 bench: $(VENV)/.ready-dev

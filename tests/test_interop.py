@@ -1,6 +1,9 @@
 """SAEs of other toolkits, read: golden files that their own code wrote (see peers/make_interop.py)."""
 
+import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +191,32 @@ def test_negative_thresholds_let_through_what_relu_does(tmp_path: Path) -> None:
     assert ((arrays["threshold"] < pre) & (pre < 0)).any()
     acts = read_foreign(tmp_path).sae.encode(x).dense().numpy()
     np.testing.assert_allclose(acts, np.maximum(pre, 0), rtol=1e-5, atol=1e-5)
+
+
+def contents(path: Path) -> Any:
+    """What a file holds, whatever the order it is written in."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix == ".npz":
+        return {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+    return torch.load(path, weights_only=True)
+
+
+def test_the_golden_files_are_what_the_toolkits_write_today(tmp_path: Path) -> None:
+    python = os.environ.get("HSAE_PEERS_PYTHON")
+    if not python:
+        pytest.skip("HSAE_PEERS_PYTHON names no Python that has the peers (make peers)")
+    script = [python, Path(__file__).parent / "peers" / "make_interop.py", tmp_path]
+    subprocess.run(script, check=True, capture_output=True)
+    paths = {path.relative_to(FOLDER) for path in FOLDER.rglob("*") if path.is_file()}
+    assert paths == {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    for path in sorted(paths):
+        committed, made = contents(FOLDER / path), contents(tmp_path / path)
+        assert committed.keys() == made.keys(), path
+        for name, value in committed.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(made[name], value, rtol=1e-5, atol=1e-6)
+            else:
+                assert made[name] == value, (path, name)

@@ -94,7 +94,7 @@ def export_sae_lens_parents(sae: SAE[Any], config: ArtifactConfig | None, folder
 def _of_flat(flat: Flat) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """SAELens' `constant_norm_rescale` makes tokens of norm √d_in where ours have norm 1."""
     d_in = len(flat.b_dec)
-    flat = flat.scaled(d_in**0.5 if flat.per_token == "unit_norm" else 1)
+    flat = flat.scaled(d_in**0.5 if flat.per_token == "unit_norm" else 1.0)
     cfg = {
         "apply_b_dec_to_input": flat.pre_encoder_bias,
         "normalize_activations": _NORMALIZE[flat.per_token],

@@ -1,8 +1,7 @@
 """Golden files for `tests/test_peers.py`: what sae-lens and eai-sparsify compute from given weights and tokens.
 
-Run by hand at the root of the checkout, in an environment of its own:
+Run by hand at the root of the checkout, in the environment that `make peers` builds:
 
-    python3 -m venv .venv/peers && .venv/peers/bin/pip install -r tests/peers/requirements.txt
     .venv/peers/bin/python tests/peers/make_golden.py
 
 Another folder than `tests/data/peers` may be named as its argument. A file holds, under the peer's own names:
