@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-
 _DRAWN = 1 << 22  # rows that are drawn at once
 
 
