@@ -89,7 +89,10 @@ def license_of(text: str) -> str | None:
 
 
 def notes_of(text: str) -> str:
-    """What was written by hand between a card's markers."""
-    _, begin, rest = text.partition(NOTES_BEGIN)
-    notes, end, _ = rest.partition(NOTES_END)
-    return notes.strip("\r\n").replace(NOTES_HINT, "").strip("\r\n") if begin and end else ""
+    """What was written by hand: between a card's markers, or, in one without them, all but metadata and templates."""
+    if not is_rendered(text):
+        body = re.sub(r"\A---\r?\n(.*?\n)?---\r?\n", "", text, flags=re.S).strip()
+        return "" if _PLACEHOLDERS.search(body) else body
+    _, _, rest = text.partition(NOTES_BEGIN)
+    notes, _, _ = rest.partition(NOTES_END)
+    return notes.strip("\r\n").replace(NOTES_HINT, "").strip("\r\n")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsae_hub.cli.common import HubOption, Json, Output, Quiet, pairs, size_text
+from hsae_hub.cli.common import HubOption, Json, NoProgress, Output, Quiet, pairs, size_text
 
 if TYPE_CHECKING:
     from hsae_hub.hub import Pushed
@@ -52,6 +53,7 @@ def push(
     hub: HubOption = None,
     json: Json = False,
     quiet: Quiet = False,
+    no_progress: NoProgress = False,
 ) -> None:
     """Publish a run, or all runs of a folder, with a card, in one commit.
 
@@ -66,21 +68,23 @@ def push(
       hsae push runs/mine org/sweep:layer_12
       hsae push runs/mine me/name --hub ./shared-folder
     """
-    out = Output("push", json=json, quiet=quiet)
+    out = Output("push", json=json, quiet=quiet, no_progress=no_progress)
 
     from hsae_hub.hub import Hub
 
-    pushed = Hub(hub).push(
-        folder,
-        repo,
-        public=public,
-        tag=tag,
-        message=message,
-        license=license,
-        prune=prune,
-        create_pr=create_pr,
-        dry_run=dry_run,
-    )
+    with out.bars() as bars:
+        pushed = Hub(hub).push(
+            folder,
+            repo,
+            public=public,
+            tag=tag,
+            message=message,
+            license=license,
+            prune=prune,
+            create_pr=create_pr,
+            dry_run=dry_run,
+            on_progress=partial(bars.update, in_bytes=True),
+        )
     data = {**pushed._asdict(), "plan": pushed.plan._asdict(), "dry_run": dry_run}
     out.result(data, _text(pushed, dry_run, create_pr), pushed.url)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,9 @@ BINARY = (".safetensors", ".parquet")
 _LARGEST_TEXT = 10_000_000  # bytes; Hugging Face takes a text of more for a weight file
 
 Content = Path | bytes
+
+OnProgress = Callable[[int, int], None]
+"""Told bytes that are done, and of how many."""
 
 
 class Source(NamedTuple):
@@ -115,19 +118,29 @@ def collect(folder: Path, name: str | None = None) -> Sources:
     return found._replace(left_out=tuple(sorted(left_out)))
 
 
-def check_content(sources: Sources) -> None:
+def check_content(sources: Sources, on_progress: OnProgress | None = None) -> None:
     """Reads everything that would be published: hashes, shapes, every value of every weight, JSON.
+
+    `on_progress` is told the bytes of weights that were read, and all of them.
 
     Raises:
         CorruptError: a file is not what its config says, a weight is not finite, a text is no JSON.
         UsageError: a text is too large.
     """
+    folders = [
+        (source.folder / path).parent
+        for source in sources.saes.values()
+        for path in source.files
+        if path.rpartition("/")[2] == CONFIG
+    ]
+    configs = [read_config(folder) for folder in folders]
+    sizes = [sum(info.size for info in config.files.values()) for config in configs]
+    for number, (folder, config) in enumerate(zip(folders, configs, strict=True)):
+        if on_progress is not None:
+            on_progress(sum(sizes[:number]), sum(sizes))
+        check_files(folder, config)
+        read_artifact(folder, verify=False)  # reads every value: each has to be finite
     for source in sources.saes.values():
-        for path in source.files:
-            if path.rpartition("/")[2] == CONFIG:
-                folder = (source.folder / path).parent
-                check_files(folder, read_config(folder))
-                read_artifact(folder, verify=False)  # reads every value: each has to be finite
         if f"{FEATURES}/{INDEX}" in source.files:
             _check_index(source.folder)
     for content in sources.files().values():

@@ -11,7 +11,7 @@ from hsae_hub.hub.huggingface import HuggingFace
 from hsae_hub.hub.listing import CachedSAE, ListedSAE, list_cached, list_hub
 from hsae_hub.hub.places import Place, Search
 from hsae_hub.hub.pull import OnProgress, Pulled, pull
-from hsae_hub.hub.push import Pushed, push
+from hsae_hub.hub.push import OnStep, Pushed, push
 from hsae_hub.hub.refs import Ref, check_target
 from hsae_hub.hub.show import Shown, show, show_folder
 
@@ -81,6 +81,7 @@ class Hub:
         prune: bool = False,
         create_pr: bool = False,
         dry_run: bool = False,
+        on_progress: OnStep | None = None,
     ) -> Pushed:
         """Publishes the folder of an SAE or a run, in one commit; private unless `public`; `tag` names it for good.
 
@@ -110,6 +111,7 @@ class Hub:
             prune=prune,
             create_pr=create_pr,
             dry_run=dry_run,
+            on_progress=on_progress,
         )
 
     def show(self, ref: str | Path) -> Shown:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hsae_hub.artifact import CONFIG, Manifest, read_config, read_manifest
 from hsae_hub.card import CARD, Run, check_card, is_rendered, render_card, render_collection
 from hsae_hub.errors import CheckFailedError, CorruptError, NotFoundError, UsageError
-from hsae_hub.hub.collect import Sources
+from hsae_hub.hub.collect import BINARY, Sources
 from hsae_hub.hub.collection import agrees, files_of
 from hsae_hub.hub.places import Entry, Place, same_content
 from hsae_hub.hub.pull import fetch_checked, may_pull
@@ -151,7 +151,7 @@ def _run(remote: Remote, sources: Sources, name: str) -> Run:
     if name in sources.saes:
         return Run(sources.saes[name].folder)
     paths = [p for p in remote.files if p.startswith(f"{name}/") and may_pull(p)]
-    texts = [p for p in paths if not p.endswith(".safetensors")]
+    texts = [p for p in paths if not p.endswith(BINARY)]
     for path in texts:
         if remote.files[path].size <= _LARGEST_TEXT:
             remote.fetch(path)

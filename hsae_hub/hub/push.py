@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from hsae_hub.hub.collect import Content, Sources, check_content, collect, is_pu
 from hsae_hub.hub.merge import Remote, card_of, look, manifest_there, merged
 from hsae_hub.hub.places import Place, same_content
 from hsae_hub.hub.refs import Ref, check_tag
+
+OnStep = Callable[[str, int, int], None]
+"""Told what is done, `checking` or `sending`, the bytes that are done, and of how many."""
 
 
 class Plan(NamedTuple):
@@ -66,6 +70,7 @@ def push(
     prune: bool = False,
     create_pr: bool = False,
     dry_run: bool = False,
+    on_progress: OnStep | None = None,
 ) -> Pushed:
     """Publishes a folder as the newest commit of a repository, which is made if it is not there.
 
@@ -85,7 +90,8 @@ def push(
         if create_pr:
             raise UsageError("a tag names a commit of the repository, not one that is proposed")
     sources = collect(folder, to.subfolder)
-    check_content(sources)
+    tell = on_progress or (lambda what, done, total: None)
+    check_content(sources, partial(tell, "checking"))
     remote = look(place, repo)
     private = _visibility(remote, public, create_pr)
     there = manifest_there(remote, sources)
@@ -113,6 +119,7 @@ def push(
             raise ConflictError(f"{repo} was made by somebody else at this moment")
     if plan.changes:
         add = {path: files[path] for path in (*plan.add, *plan.change)}
+        tell("sending", 0, plan.size)
         told = message or _message(sources)
         if create_pr:
             proposal = place.propose(repo, add, plan.remove, message=told, parent=str(head))
