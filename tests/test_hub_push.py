@@ -156,6 +156,13 @@ def test_metadata_that_the_hub_refuses_are_told_before_any_byte(
     assert not [r for r in hub.server.requests if "/cdn/" in r or "/xorbs/" in r]
 
 
+def test_the_tables_of_an_index_go_without_a_warning(hub: ServerWorld) -> None:
+    head = hub.put({"old.md": b"old"})
+    add: dict[str, Path | bytes] = {"features/latents.parquet": b"PAR1"}
+    hub.hub().place().commit(REPO, add, ["old.md"], message="index", parent=head)
+    assert hub.files() == {"features/latents.parquet": b"PAR1"}
+
+
 def test_search_finds_by_name_model_and_layer(world: World, tmp_path: Path) -> None:
     training = TrainingConfig(seed=0, steps=1, tokens=1, data=["x"], written_by="hsae-hub 0.1.0")
     for name, model, layer in (
