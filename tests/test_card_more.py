@@ -71,6 +71,17 @@ def test_the_core_report_may_have_the_form_of_the_others(tmp_path: Path) -> None
     ]
 
 
+def test_the_core_report_may_have_both_forms(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    results = [{"name": "explained_variance", "value": 0.8125, "low": 0.75, "high": 0.875}]
+    numbers = {"sae": {"explained_variance": 0.8125, "l0": 5.5}, "baseline": {"l0": 4}}
+    weights = {"sae": weights_of(tmp_path)}
+    write_report(tmp_path, "core", results, saes=numbers, weights=weights, contexts=80)
+    told = rows(section(render_card(tmp_path), "What was measured"))
+    assert told["explained_variance"][:2] == ["0.8125 (0.75 to 0.875)", "-"]
+    assert told["l0"][:2] == ["5.5", "4"]
+
+
 def gallery(folder: Path, text: str, **more: Any) -> dict[str, Any]:
     child = {"feature": "5/3", "label": text, "share": 0.25, "examples": [text]}
     parent = {

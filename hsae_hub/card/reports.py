@@ -70,31 +70,35 @@ def list_of(value: Any) -> list[Any]:
 
 
 def alone(data: dict[str, Any], name: str, sha256: str) -> dict[str, Any]:
-    """A report's content as if it were about the SAE that it calls `name`; empty if it is not about these weights."""
-    if "saes" in data:  # hsae.eval.core/1
-        if dict_of(data.get("weights")).get(name) != sha256:
-            return {}
-        if name == "sae":
-            return data
-        mine = {key: {"sae": dict_of(data.get(key)).get(name)} for key in ("saes", "weights")}
-        return {**data, **mine}
+    """A report's content as if it were about the SAE that it calls `name`; empty if it is not about these weights.
+
+    `saes` and `weights` are how hsae.eval.core/1 began; `results` and `beside` are how every report goes on.
+    """
+    other = data if name == "sae" else dict_of(dict_of(data.get("beside")).get(name))
+    measured = dict_of(data.get("weights")).get(name, other.get("sha256"))
+    if measured != sha256:
+        return {}
     if name == "sae":
-        return data if data.get("sha256") == sha256 else {}
-    other = dict_of(dict_of(data.get("beside")).get(name))
-    return {**data, **other, "beside": {}} if other.get("sha256") == sha256 else {}
+        return data
+    found = dict(data)
+    for key in ("saes", "weights"):
+        if key in data:
+            found[key] = {"sae": dict_of(data[key]).get(name)}
+    if "results" in data:
+        found |= {"sha256": sha256, "results": other.get("results", []), "beside": {}}
+        found["details"] = other.get("details", {})
+    return found
 
 
 def parse_report(data: dict[str, Any], name: str) -> Report | None:
     """A report's content, taken apart; None if it holds no number of an SAE."""
-    if "saes" in data:
-        saes = {
-            str(key): {str(k): Value(float(v)) for k, v in dict_of(each).items() if _is_number(v)}
-            for key, each in dict_of(data["saes"]).items()
-        }
-    else:
-        beside = {str(k): dict_of(v) for k, v in dict_of(data.get("beside")).items()}
-        saes = {key: _values(each) for key, each in ({**beside, "sae": data}).items()}
-    if not saes.get("sae"):
+    saes = {
+        str(key): {str(k): Value(float(v)) for k, v in dict_of(each).items() if _is_number(v)}
+        for key, each in dict_of(data.get("saes")).items()
+    }
+    for key, each in {**dict_of(data.get("beside")), "sae": data}.items():
+        saes[str(key)] = saes.get(str(key), {}) | _values(dict_of(each))
+    if not saes["sae"]:
         return None
     contexts = data.get("contexts", dict_of(data.get("details")).get("contexts"))
     return Report(
