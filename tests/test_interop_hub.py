@@ -144,3 +144,8 @@ def test_the_command_writes_an_sae_of_ours_that_says_where_it_came_from(
     assert run(["import", str(FOLDER / "sae_lens/topk"), str(tmp_path / "two")]) == 0
     text = capsys.readouterr().out
     assert "topk, 16 latents, float64" in text and "output of model.layers.20" in text
+    assert run(["card", str(tmp_path / "two")]) == 0
+    card = (tmp_path / "two" / "README.md").read_text()
+    training = card.split("## Training")[1].split("## ")[0]
+    assert "| trained by | another toolkit |" in training and "| source | interop/sae_lens/topk |" in training
+    assert "decoder rows have norms from" in training

@@ -109,11 +109,16 @@ def input(config: ArtifactConfig) -> str:
 
 def training(run: Run) -> Rows:
     """How it was trained; nothing if that is not known."""
-    told = run.config.training
+    rows: Rows
+    told, imported = run.config.training, run.config.imported
+    if imported is not None:
+        rows = [("trained by", "another toolkit"), ("read from the format", imported.format)]
+        rows += [("source", imported.source), *(("note", note) for note in imported.notes)]
+        return [*rows, ("written by", imported.written_by)]
     if told is None:
         return []
     section = dict_of(run.recipe.get("train"))
-    rows: Rows = [
+    rows = [
         ("recipe", told.recipe or "not named"),
         ("activations seen", f"{told.tokens:,}, repeats counted"),
         ("steps", f"{told.steps:,}"),

@@ -73,17 +73,16 @@ def of_transformer_lens(hook: str, model: str | None) -> HookpointConfig | None:
             transformer_lens=hook,
             hidden_states=layer + after,
         )
-    if family is None:
-        return None
-    if found[2] == "hook_z":
-        path, side = f"{path}.{family.attention_input}", "input"
-    elif found[2] == "hook_attn_out":
-        path, side = f"{path}.{family.attention_output}", "output"
-    elif found[2] == "hook_mlp_out":
-        path, side = f"{path}.{family.mlp_output}", "output"
-    else:
-        return None
-    return HookpointConfig(path=path, side=side, transformer_lens=hook)  # type: ignore[arg-type]
+    if found[2] in ("hook_attn_out", "hook_mlp_out"):
+        attention = found[2] == "hook_attn_out"
+        below = "attn_out" if attention else "mlp_out"  # as `models.Hookpoint` takes it anywhere
+        if family is not None:
+            below = family.attention_output if attention else family.mlp_output
+        return HookpointConfig(path=f"{path}.{below}", transformer_lens=hook)
+    if found[2] == "hook_z" and family is not None:
+        below = family.attention_input
+        return HookpointConfig(path=f"{path}.{below}", side="input", transformer_lens=hook)
+    return None
 
 
 def of_transformers(text: str) -> HookpointConfig | None:

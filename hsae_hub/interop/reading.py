@@ -38,6 +38,7 @@ FORMATS: dict[str, Format] = {
 }
 """Every foreign format by its name, the more particular ones first."""
 _NORM_TOLERANCE = 1e-3
+_TYPE = "it is not told in which type the model ran; float32 is written"
 _LAST_NAMES = 3
 
 
@@ -141,7 +142,7 @@ def read_foreign(
                 for p in sorted(files)
                 if p == path or needs(found, p.relative_to(path).as_posix())
             },
-            notes=[*told.notes, *_norm_note(sae)],
+            notes=[*told.notes, *([_TYPE] if told.model is not None else []), *_norm_note(sae)],
             written_by=f"hsae-hub {__version__}",
         ),
         files={},

@@ -95,11 +95,7 @@ def _read(folder: Path, where: str) -> Told:
         "normalize": _NORMALIZE[normalize],
         "pre_encoder_bias": bool(cfg.get("apply_b_dec_to_input", True)),
     }
-    if architecture != "topk":
-        notes.append(
-            "the penalty of its training is not on a scale that is used here; it is written as 0"
-        )
-    else:
+    if architecture == "topk":
         config["k"] = number_of(cfg, "k", str(folder / CFG))
         if cfg.get("rescale_acts_by_decoder_norm") is True:
             notes.append(
@@ -113,6 +109,10 @@ def _read(folder: Path, where: str) -> Told:
     elif normalize == "layer_norm":
         notes.append("acts are in raw units: SAELens' times the token's standard deviation")
     config = _as_trained(config, metadata, tensors)
+    if config.keys() & {"lambda_l1", "lambda_l0"}:
+        notes.append(
+            "the penalty of its training is not on a scale that is used here; it is written as 0"
+        )
     return _told(config, tensors, notes, metadata)
 
 
@@ -150,6 +150,9 @@ def _as_trained(
     if not alike or not config["pre_encoder_bias"]:
         return config
     found = {"architecture": names[trained], "normalize": config["normalize"], "k": int(k)}
+    rate = details.get("topk_threshold_lr")
+    if isinstance(rate, float) and 0 < rate <= 1:
+        found["threshold_rate"] = rate
     if trained == "batchtopk":
         return found
     d_sae = len(threshold)
