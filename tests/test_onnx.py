@@ -15,6 +15,7 @@ from hsae_hub.architectures import SAE, SAEConfig, TreeShape
 from hsae_hub.errors import CheckFailedError, ResourceError, UsageError
 from hsae_hub.onnx import export
 from hsae_hub.onnx.checking import Check, judge
+from hsae_hub.onnx.exporting import OPSETS
 
 NAMES = ["encode", "decode", "full"]
 INPUTS = {"encode": ["x"], "decode": ["values", "indices", "scale", "shift"], "full": ["x"]}
@@ -114,6 +115,21 @@ def test_a_token_without_acts_and_a_batch_without_tokens(tmp_path: Path) -> None
     agree(sae, tmp_path, torch.zeros(3, 8))
     values, indices, *_ = run(tmp_path, "encode", np.zeros((0, 8), np.float32))
     assert values.shape == indices.shape == (0, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_type_compute_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    sae = fitted("hsae", normalize="mean_norm").to(dtype)
+    export(sae, tmp_path)
+    assert sae.dtype == dtype
+    agree(sae.float(), tmp_path, batch(3))
+
+
+@pytest.mark.parametrize("name", ["compositional", "hsae", "nested", "switch"])
+def test_the_newest_opset(name: str, tmp_path: Path) -> None:
+    sae = fitted(name)
+    export(sae, tmp_path, opset=OPSETS[-1])
+    agree(sae, tmp_path, batch(3))
 
 
 def test_weights_lie_once_in_a_file_where_a_graph_would_be_too_large(tmp_path: Path) -> None:

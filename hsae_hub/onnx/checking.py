@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,10 +40,14 @@ class Check(NamedTuple):
 def check(sae: SAE[Any], folder: Path) -> Check:
     """Runs `encode.onnx`, `decode.onnx` and `full.onnx` of a folder on random tokens and some of real scale.
 
+    Torch computes in float32 as the graphs do, also with weights of 16 bits, or in float64 if these are that.
+
     Raises:
         CheckFailedError: a difference is above its limit.
     """
     encode, decode, full = (_Session(folder / f"{n}.onnx") for n in ("encode", "decode", "full"))
+    if sae.dtype not in (torch.float32, torch.float64):
+        sae = copy.deepcopy(sae).float()
     found = []
     for x in _tokens(sae):
         with torch.no_grad():
