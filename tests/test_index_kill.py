@@ -59,6 +59,7 @@ def test_killed_and_resumed_it_is_identical(
         assert process.stdout is not None and process.stdout.readline().strip() == "now"
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "features/index.json").exists()
+    (tmp_path / "features/.latents.parquet.1.partial").write_bytes(b"torn")
     resumed = again(sae, model, tmp_path)
     assert resumed.resumed_from and resumed.resumed_from < resumed.info["tokens"]
     assert files(resumed.folder) == files(indexed.folder)

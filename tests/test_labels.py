@@ -17,6 +17,7 @@ from hsae_hub.cli.main import run
 from hsae_hub.errors import CorruptError, DeniedError, NetworkError, NotFoundError, UsageError
 from hsae_hub.features import FeatureIndex, Indexed, endpoint
 from hsae_hub.features.endpoint import TOKEN, Endpoint
+from hsae_hub.features.gallery import features_of
 from hsae_hub.features.interpreting import detection_score, explain, interpret, marked_tokens
 from hsae_hub.features.labels import Label, read_labels, write_labels
 from hsae_hub.features.neuronpedia import export_neuronpedia, import_labels
@@ -246,3 +247,14 @@ def test_importing_labels(folder: Path, sae: SAE[Any], tmp_path: Path, capsys: A
 def test_what_was_pulled_is_not_labelled(tmp_path: Path, capsys: Any) -> None:
     assert run(["labels", "import", "org/name", str(tmp_path / "x.json")]) == 2
     assert "--index DIR" in capsys.readouterr().err
+
+
+def test_given_labels_are_those_of_the_page_and_of_the_gallery(folder: Path) -> None:
+    index = FeatureIndex.open(folder)
+    name = features_of(folder)[0]
+    index.add_labels({name: Label("<i>mine</i>", "me")})
+    gallery = json.loads((folder / "gallery.json").read_text())
+    assert gallery["parents"][0]["label"] == "<i>mine</i>"
+    page = FeatureIndex.open(folder).feature(name)
+    assert page.label == "<i>mine</i>" and page.source == "me" and page.score is None
+    assert "<i>mine" not in page.to_html() and "label by me" in page.to_html()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hsae_hub.architectures import TreeShape
@@ -148,7 +149,7 @@ class FeatureIndex:
         if by == "token":
             found = self._by_token(wanted.strip())
         elif by == "text":
-            found = self._by_text(wanted)
+            found = self._by_text(query)
         else:
             rows = self._columns("latent", "feature", "label", "density")
             hits = [r for r in rows if wanted in self.label_of(r).casefold()]
@@ -192,13 +193,13 @@ class FeatureIndex:
         hits: dict[int, tuple[int, str]] = {}
         file = pq.ParquetFile(self.folder / "contexts.parquet")
         for batch in file.iter_batches(columns=["latent", "band", "tokens"]):
-            for latent, band, tokens in zip(
-                *(batch.column(i).to_pylist() for i in range(3)), strict=True
-            ):
-                text = "".join(tokens)
-                if band == 0 and wanted in text.casefold():
-                    count, first = hits.get(latent, (0, " ".join(text.split())))
-                    hits[latent] = count + 1, first
+            texts = pc.binary_join(batch.column("tokens"), "")
+            says = pc.match_substring(texts, wanted, ignore_case=True)
+            held = pc.and_(pc.equal(batch.column("band"), 0), says)
+            found = batch.column("latent").filter(held).to_pylist(), texts.filter(held).to_pylist()
+            for latent, text in zip(*found, strict=True):
+                count, first = hits.get(latent, (0, " ".join(text.split())))
+                hits[latent] = count + 1, first
         rows = {r["latent"]: r for r in self._rows(sorted(hits))}
         order = sorted(hits, key=lambda latent: (-hits[latent][0], latent))
         return [

@@ -69,8 +69,9 @@ def load_progress(work: Path, plan: IndexPlan) -> Progress | None:
     """
     import torch
 
-    for torn in work.glob(".*.partial"):
-        torn.unlink()
+    for folder in (work, work.parent):
+        for torn in folder.glob(".*.partial"):
+            torn.unlink()
     path = work / STATE
     if not path.is_file():
         return None
