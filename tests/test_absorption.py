@@ -5,7 +5,7 @@ import pytest
 import torch
 from planted_eval import flat_sae, sparse
 
-from hsae_hub.evaluation.absorption import Absorbed, absorption, score_letters
+from hsae_hub.evaluation.absorption import Absorbed, absorption, score_letters, train_words
 from hsae_hub.evaluation.probes import Probe, train_probe, train_sparse_probe
 from hsae_hub.evaluation.words import (
     EXAMPLES,
@@ -138,3 +138,13 @@ def test_words_stand_at_the_end_of_their_prompts_and_are_drawn_by_the_seed():
     assert words == first_letter_words(lm, limit=50, seed=3)
     assert words != first_letter_words(lm, limit=50, seed=4)
     assert torch.tensor(words[0].ids).max() < len(lm.tokenizer)
+
+
+def test_words_to_train_on_are_of_all_letters():
+    words = first_letter_words(load_language_model(), limit=10**6, seed=0)
+    letters = np.array([word.letter for word in words])
+    is_train = train_words(len(words), seed=0)
+    assert is_train.mean() == pytest.approx(0.8, abs=0.001)
+    for letter in set(letters):
+        share = is_train[letters == letter].mean()
+        assert 0.6 < share < 0.95 or (letters == letter).sum() < 20, LETTERS[letter]

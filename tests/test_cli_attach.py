@@ -214,7 +214,7 @@ def test_results_have_no_nan_in_json(trained, capsys, monkeypatch):
 def test_a_log_instead_of_bars_when_stderr_is_no_terminal(trained, capsys, monkeypatch):
     monkeypatch.setattr("hsae_hub.cli.common.LOG_INTERVAL", 0.0)
     capsys.readouterr()
-    assert run(["eval", trained, "--tokens", "200"]) == 0
+    assert run(["eval", trained, "--tokens", "210"]) == 0
     captured = capsys.readouterr()
     assert re.search(r"measuring: (\d+)/\1\n", captured.err), "to its end"
     assert "measuring" not in captured.out

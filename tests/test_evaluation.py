@@ -183,7 +183,12 @@ def test_finished_parts_are_kept_and_are_never_stale(tmp_path: Path) -> None:
         tokens=TokensConfig(context_length=64),
     )
     other, said = measured(read_artifact(tmp_path / "a").sae)
-    assert other.sha256 == first.sha256, "the same weights with another k"
+    before = sae.W_dec.detach().clone()
+    with torch.no_grad():
+        sae.W_dec.mul_(1.5)
+    assert measured(sae)[1], "weights that are no longer those of their file"
+    with torch.no_grad():
+        sae.W_dec.copy_(before)
     assert said and other.results != first.results
     for part in (tmp_path / "eval" / "parts").glob("core-*.json"):
         part.write_text("{")

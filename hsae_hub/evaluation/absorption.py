@@ -62,7 +62,7 @@ def _measure(bench: Bench, words: list[Word], saes: dict[str, Attached]) -> dict
     ends = [len(word.ids) - 1 for word in words]
     read = pooled(bench, saes, [word.ids for word in words], "reading words", at=ends)
     letters = np.array([word.letter for word in words])
-    is_train = np.random.default_rng(bench.seed).permutation(len(words)) < TRAIN * len(words)
+    is_train = train_words(len(words), bench.seed)
     probe = train_probe(read.x[is_train], letters[is_train], len(LETTERS), bench.seed)
     found = {}
     for done, (name, each) in enumerate(saes.items(), 1):
@@ -80,6 +80,11 @@ def _measure(bench: Bench, words: list[Word], saes: dict[str, Attached]) -> dict
         )
         bench.tell("absorption", done, len(saes))
     return found
+
+
+def train_words(n: int, seed: int) -> Bool[Array, " words"]:
+    """Which words probes are trained on; drawn from a stream of its own, not the one that drew the words."""
+    return np.random.default_rng([seed, 1]).permutation(n) < TRAIN * n
 
 
 class Scores(NamedTuple):
