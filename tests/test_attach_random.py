@@ -100,10 +100,12 @@ ENDS: list[Callable[[Attached], None]] = [
 ]
 
 
-def alive() -> tuple[int, int]:
+def alive(lm: Attached) -> tuple[int, int]:
+    """Tensors and objects in memory; nnsight keeps something of the last run, so that is always the same one."""
+    write(lm)
     gc.collect()
     objects = gc.get_objects()
-    return sum(isinstance(each, Tensor) for each in objects), len(objects)
+    return sum(issubclass(type(each), Tensor) for each in objects), len(objects)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_five_hundred_random_interventions(model: LanguageModel) -> None:
     names, broken, start = [sae.shape.name(i) for i in range(sae.d_sae)], 0, (0, 0)
     for turn in range(500):
         if turn == 100:  # what is made once is there by now
-            start = alive()
+            start = alive(traced)
         end = rng.choice(ENDS)
         lm = traced if "trace" in end.__name__ or rng.random() < 0.6 else hooked
         edits = {name: rng.choice([0, -1.0, 0.5]) for name in rng.sample(names, 2)}
@@ -145,9 +147,9 @@ def test_five_hundred_random_interventions(model: LanguageModel) -> None:
             assert isinstance(error, Broken)
             broken += 1
         assert traced._stack() == hooked._stack() == []
-    finish = alive()
+    finish = alive(traced)
     assert broken > 200
-    assert finish[0] <= start[0] and finish[1] < start[1] + 400, (start, finish)
+    assert finish[0] <= start[0] and finish[1] < start[1] + 1000, (start, finish)
     assert all(torch.equal(before[name], tensor) for name, tensor in hf.state_dict().items())
     assert settings == (hf.config.to_dict(), hf.generation_config.to_dict(), repr(model.tokenizer))
     assert hooks_on(hf) == 0 and traced._engine._runner._running is None

@@ -270,7 +270,7 @@ class Attached:
     def _first_use(self) -> None:
         probed = (self._whole or self)._probed
         for name, site in self.sites.items():
-            if name not in probed:
+            if name not in probed and not self.lm.remote:
                 probed.add(name)
                 warn_if_far_below(site.sae, self.lm, site.hookpoint)
 

@@ -14,6 +14,7 @@ from hsae_hub.attach.attached import Attached
 from hsae_hub.attach.engine import Engine, EngineName
 from hsae_hub.attach.fitting import check_fit, choose_hookpoint
 from hsae_hub.attach.losses import Site
+from hsae_hub.attach.remote import RemoteRunner, remote_language_model
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, load_language_model
 from hsae_hub.models.loading import Dtype, ModelSource
@@ -34,7 +35,8 @@ def attach(
     a repository on the hub, a folder, a `LanguageModel` or `(model, tokenizer)`. `device` (`auto`: over all GPUs) and
     `dtype` are the model's; each SAE is moved to where its hookpoint is and keeps its type. `hookpoint` is for an SAE
     that does not say where it belongs; of several such, the name is the place. A model that only goes by another name
-    is attached with a warning. `engine="hooks"` runs the model without nnsight: the same results, but no traces.
+    is attached with a warning. `engine="hooks"` runs the model without nnsight: the same results, but no traces;
+    `engine="ndif"` runs it on NDIF's servers, with nothing of it loaded here.
 
     Raises:
         MisfitError: width, layer, family or tokenizer are not those that the SAE was trained with, or the SAEs are of
@@ -44,13 +46,19 @@ def attach(
     """
     places = _places(sae, hookpoint)
     made_for = {name: config.model for name, (_, _, config) in places.items() if config}
-    lm = _load(model, {name: each for name, each in made_for.items() if each}, device, dtype)
+    known = {name: each for name, each in made_for.items() if each}
+    remote = None
+    if engine == "ndif":
+        lm, wrapper = _remote(model, known)
+        remote = RemoteRunner(lm, wrapper)
+    else:
+        lm = _load(model, known, device, dtype)
     sites = {}
     for name, (one, place, config) in places.items():
         check_fit(one, lm, place, config)
-        sites[name] = Site(one.to(place.device(lm)), place)
+        sites[name] = Site(one if remote else one.to(place.device(lm)), place)
     hookpoints = [site.hookpoint for site in sites.values() if site.hookpoint.side != "weight"]
-    return Attached(lm, sites, Engine(lm, list(dict.fromkeys(hookpoints)), engine))
+    return Attached(lm, sites, Engine(lm, list(dict.fromkeys(hookpoints)), engine, remote=remote))
 
 
 def _places(
@@ -99,11 +107,33 @@ def _load(
     device: str | torch.device | None,
     dtype: Dtype | None,
 ) -> LanguageModel:
-    first = next(iter(made_for.values()), None)
     if model is not None:
+        first = next(iter(made_for.values()), None)
         loaded = not isinstance(model, str | Path)
         wanted = dtype if loaded or first is None else dtype or first.dtype
         return load_language_model(model, dtype=wanted, device=device)
+    own = _own_model(made_for)
+    return load_language_model(
+        own.id, revision=own.revision, dtype=dtype or own.dtype, device=device
+    )
+
+
+def _remote(
+    model: ModelSource | None, made_for: Mapping[str, ModelConfig]
+) -> tuple[LanguageModel, Any]:
+    if model is None:
+        own = _own_model(made_for)
+        return remote_language_model(own.id, own.revision)
+    if isinstance(model, str | Path):
+        return remote_language_model(str(model), None)
+    raise UsageError(
+        "this model is loaded, and engine='ndif' runs one that is not", fix="give its name"
+    )
+
+
+def _own_model(made_for: Mapping[str, ModelConfig]) -> ModelConfig:
+    """The one model that all SAEs name."""
+    first = next(iter(made_for.values()), None)
     if first is None:
         raise UsageError(
             "this SAE does not say which model it was trained on", fix="attach(sae, model)"
@@ -114,6 +144,4 @@ def _load(
             f"these SAEs are of different models: {first.id} and {other.id}",
             fix="attach each to its own, or say which one both belong to: attach(saes, model)",
         )
-    return load_language_model(
-        first.id, revision=first.revision, dtype=dtype or first.dtype, device=device
-    )
+    return first

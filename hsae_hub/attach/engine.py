@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hsae_hub.attach.batches import TokenBatch
 from hsae_hub.attach.hooking import HooksRunner
+from hsae_hub.attach.remote import RemoteRunner
 from hsae_hub.attach.running import Placed, Run
 from hsae_hub.attach.tracing import NNsightRunner
 from hsae_hub.errors import UsageError
@@ -26,20 +27,27 @@ from hsae_hub.models import (
     model_lock,
 )
 
-EngineName = Literal["nnsight", "hooks"]
+EngineName = Literal["nnsight", "hooks", "ndif"]
+"""`nnsight`: the default; `hooks`: without it, no traces; `ndif`: on NDIF's servers, no weights here."""
 
 
 class Engine:
     """A language model and some places of it. Safe to use from several threads, which take turns."""
 
     def __init__(
-        self, lm: LanguageModel, hookpoints: Sequence[Hookpoint], name: EngineName = "nnsight"
+        self,
+        lm: LanguageModel,
+        hookpoints: Sequence[Hookpoint],
+        name: EngineName = "nnsight",
+        *,
+        remote: RemoteRunner | None = None,
     ) -> None:
+        """`remote` runs a model whose weights are not here, whatever the name."""
         self.lm = lm
         self.special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
         self._lock = model_lock(lm.hf)
         with self._lock:
-            self._runner = (
+            self._runner = remote or (
                 NNsightRunner(lm, in_order_of_execution(lm, hookpoints))
                 if name == "nnsight"
                 else HooksRunner(lm)
@@ -125,7 +133,8 @@ class Engine:
         run = Run(batch, placed, self.special)
         with self._taken(run, function):
             result = self._runner.call(function, arguments, run)
-        run.check()
+        if not self.lm.remote:
+            run.check()
         return result
 
     @contextmanager

@@ -35,8 +35,8 @@ class Run:
         self.changes: dict[Hookpoint, list[Intervention]] = {}
         for hookpoint, change in placed:
             self.changes.setdefault(hookpoint, []).append(change)
-        self._batch = batch
-        self._special = special
+        self.batch = batch
+        self.special = special
         self._ids = batch.ids
         self._reading = read_now(
             batch.ids, batch.mask.bool(), batch.ids.shape[1], batch.ids.shape[1], special
@@ -46,16 +46,16 @@ class Run:
 
     def begin(self, arguments: dict[str, Any]) -> None:
         """A forward begins with these arguments."""
-        width = self._batch.ids.shape[1]
+        width = self.batch.ids.shape[1]
         self._forwards += 1
-        if self._ids is self._batch.ids and self._forwards == 1:
+        if self._ids is self.batch.ids and self._forwards == 1:
             return
         # beams and several texts from one prompt stand side by side, as transformers expands a batch
-        copies = len(self._ids) // len(self._batch.ids)
-        prompt = self._batch.mask.bool().repeat_interleave(copies, 0)
+        copies = len(self._ids) // len(self.batch.ids)
+        prompt = self.batch.mask.bool().repeat_interleave(copies, 0)
         new = prompt.new_ones(len(self._ids), self._ids.shape[1] - width)
         read = arguments["input_ids"].shape[1]
-        self._reading = read_now(self._ids, torch.cat([prompt, new], 1), read, width, self._special)
+        self._reading = read_now(self._ids, torch.cat([prompt, new], 1), read, width, self.special)
 
     def change(
         self, hookpoint: Hookpoint, activations: Float[Tensor, "b s d"]

@@ -81,7 +81,8 @@ def _items(spec: EditSpec) -> Iterator[Edit | dict[str, Any]]:
 class Steering:
     """An intervention. All its edits read the activations as they come in, so their order does not matter."""
 
-    sae: SAE[Any]
+    sae: SAE[Any] | None
+    """None where no act is read, and the SAE stayed behind."""
     scaled: Float[Tensor, " d_in"]
     """Added to every token, times its norm."""
     added: Float[Tensor, " d_in"]
@@ -95,11 +96,16 @@ class Steering:
         """The steered activations; padding and special tokens stay as they are."""
         x = activations.to(torch.promote_types(activations.dtype, torch.float32))
         change = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * self.scaled + self.added
-        if self.removed is not None:
+        if self.removed is not None and self.sae is not None:
             change = change - contribution(self.sae, x, self.removed)
         return torch.where(
             reading.ordinary[..., None], (x + change).to(activations.dtype), activations
         )
+
+    @property
+    def reads_acts(self) -> bool:
+        """Whether it needs the SAE, beside the vectors that it has."""
+        return self.removed is not None
 
 
 def contribution(

@@ -1,5 +1,6 @@
 """Language models: loading one, naming a place in it, reading that place. No nnsight: training goes through here."""
 
+from hsae_hub.models.finding import locate as locate
 from hsae_hub.models.hookpoint import Hookpoint as Hookpoint
 from hsae_hub.models.hookpoint import in_order_of_execution as in_order_of_execution
 from hsae_hub.models.hookpoint import layer_list as layer_list

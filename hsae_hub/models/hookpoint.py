@@ -197,7 +197,7 @@ class Hookpoint(NamedTuple):
         module = self.module(lm.hf)
         if self.is_residual:
             return lm.d_model
-        token = torch.zeros(1, 1, dtype=torch.int64, device=lm.device)
+        token = torch.zeros(1, 1, dtype=torch.int64, device=lm.hf.device)
         return read_module(lm.hf, module, self.side, token, token + 1).shape[-1]
 
     def config(self, lm: LanguageModel) -> HookpointConfig:
@@ -281,7 +281,13 @@ def read_activations(
 
     Raises:
         MisfitError: the model has no such layer or module.
+        UsageError: the model's weights are not here.
     """
+    if lm.remote:
+        raise UsageError(
+            f"{lm.id} runs on a server, and its activations stay there",
+            fix="steer, splice and generate; for everything else load the model",
+        )
     ids, mask = input_ids.to(lm.device), attention_mask.to(lm.device)
     if hookpoint.side == "weight":
         return hookpoint.rows(lm)[ids]

@@ -42,11 +42,15 @@ class LanguageModel:
     """Name of the embedded model, repository on the hub, or folder."""
     revision: str | None = None
     """Commit on the hub; None for the embedded model, folders and models that were handed over loaded."""
+    remote: bool = False
+    """Whether its weights are on a server: what is here has shapes and no values."""
 
     @property
     def device(self) -> torch.device:
         """Where its inputs go."""
-        return torch.device(self.hf.device)
+        found = torch.device(self.hf.device)
+        # also where accelerate keeps weights on disk or in another memory until they are used
+        return torch.device("cpu") if found.type == "meta" else found
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,8 +3,8 @@
     python tests/bench/attach.py [--rounds 9]
 
 Every way does the same work turn about in one process; a ratio is taken within a round, and its median stands with its
-quartiles. `tiny` is the embedded model, where Python's own time shows; `medium` has 8 layers of width 1024 and random
-weights. One thread.
+quartiles. Times are the process's own, on one thread, so that other work on the machine matters little. `tiny` is the
+embedded model, where Python's own time shows; `medium` has 8 layers of width 1024 and random weights.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def seconds(lm: LanguageModel, attached: Attached | None, block: Any, generated:
     config = greedy(lm, NEW)
     config.min_new_tokens = NEW
     with block():
-        started = time.perf_counter()
+        started = time.process_time()
         if generated and attached is None:
             lm.hf.generate(**arguments, generation_config=config)
         elif generated:
@@ -110,7 +110,7 @@ def seconds(lm: LanguageModel, attached: Attached | None, block: Any, generated:
             lm.hf(**arguments, use_cache=False)
         else:
             attached._engine.logits(batch, attached._stack())
-        return (time.perf_counter() - started) / (NEW if generated else 1)
+        return (time.process_time() - started) / (NEW if generated else 1)
 
 
 def told(values: list[float], unit: str = "") -> str:
