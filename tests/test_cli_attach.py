@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,13 +185,40 @@ def test_splice_measures_held_out_text_a_text_or_files(trained, capsys, tmp_path
     out = succeed(capsys, "splice", trained, "--tokens", "200")
     assert "ce_clean" in out and f"{data['ce_clean']:.4f}" in out
     one = json.loads(succeed(capsys, "splice", trained, TEXT, "--json"))
-    assert one["predictions"] == one["tokens"] - 1
+    assert one["predictions"] == one["tokens"] - 1 and one["intervals"] == {}
+    low, high = data["intervals"]["ce_spliced"]
+    assert low < data["ce_spliced"] < high and f"{low:.4f} to {high:.4f}" in out
     (tmp_path / "t.txt").write_text(TEXT * 20)
     files = json.loads(
         succeed(capsys, "splice", trained, "--text", str(tmp_path / "*.txt"), "--json")
     )
     assert files["text"] == "text files"
     assert fail(capsys, "splice", trained, TEXT, "--text", "x")[0] == 2
+
+
+def test_splice_from_stdin_with_some_latents_and_with_others_beside(
+    trained, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO(TEXT))
+    alone = json.loads(succeed(capsys, "splice", trained, "-", "--json"))
+    exact = json.loads(succeed(capsys, "splice", trained, TEXT, "--error-term", "--json"))
+    assert exact["ce_spliced"] == exact["ce_clean"] and exact["kl"] == 0
+    some = json.loads(succeed(capsys, "splice", trained, TEXT, "--latent", "3", "--json"))
+    assert some["ce_spliced"] != alone["ce_spliced"] and some["ce_clean"] == alone["ce_clean"]
+
+    other = tmp_path / "layer2"
+    shutil.copytree(trained, other)
+    config = json.loads((other / "config.json").read_text())
+    config["hookpoint"].update(path="model.layers.2", transformer_lens=None, hidden_states=None)
+    (other / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(other / "eval", ignore_errors=True)
+    both = json.loads(succeed(capsys, "splice", trained, TEXT, "--also", str(other), "--json"))
+    assert set(both["saes"]) == {trained, str(other)} and both["ce_clean"] == alone["ce_clean"]
+    table = succeed(capsys, "splice", trained, TEXT, "--also", str(other))
+    assert f"{both['ce_spliced']:.4f}" in table and f"{other}, acts a token" in table
+    code, message = fail(capsys, "splice", trained, TEXT, "--also", str(other), "--latent", "3")
+    assert code == 2 and "--latent is for one SAE" in message
+    assert fail(capsys, "splice", trained, "  ")[0] == 2
 
 
 def test_eval_keeps_its_report_in_the_run(trained, capsys):

@@ -1,4 +1,4 @@
-"""`hsae decompose`, `hsae steer`, `hsae splice`: an SAE attached to its language model."""
+"""`hsae decompose`, `hsae steer`: an SAE attached to its language model."""
 
 from __future__ import annotations
 
@@ -7,33 +7,22 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import StrEnum
-from functools import partial
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hsae_hub.cli.common import Device, HubOption, Json, NoProgress, Output, Quiet, Ref, table
-from hsae_hub.cli.loading import Model, TextFiles, find, measuring, read_text
+from hsae_hub.cli.loading import Model, find, read_text
 from hsae_hub.errors import UsageError
 
 if TYPE_CHECKING:
-    from hsae_hub.attach import Attached, Decomposition, Feature, SpliceReport
+    from hsae_hub.attach import Attached, Decomposition, Feature
 
 STRONGEST = "strongest"
 """Name of the parent that acts most on the last token of the prompt, one that acts everywhere counting little."""
 _RUNNER_UPS = 3
-_LOSSES = {
-    "ce_clean": "the model as it is",
-    "ce_spliced": "with the reconstruction in place",
-    "ce_zero": "with zeros in place",
-    "ce_mean": "with the mean in place",
-    "ce_score": "1: nothing lost, 0: no better than zeros",
-    "kl": "from the model as it is, nats",
-    "explained_variance": "",
-    "l0": "acts a token",
-}
 
 
 class Format(StrEnum):
@@ -155,55 +144,6 @@ def steer(
     out.result(data, text, steered)
 
 
-def splice(
-    ref: Ref,
-    text: Annotated[
-        str | None,
-        typer.Argument(metavar="TEXT", help="A text; - reads it from stdin.", show_default=False),
-    ] = None,
-    files: TextFiles = None,
-    tokens: Annotated[
-        int, typer.Option(min=2, help="About so many tokens, of --text or held-out text.")
-    ] = 10_000,
-    model: Model = None,
-    device: Device = None,
-    hub: HubOption = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-) -> None:
-    """Read what the model loses with the SAE in its place.
-
-    The reconstruction takes the place of the residual stream. Without a text it is measured on what the run held out,
-    or on documentation that Python carries.
-
-    \b
-    Examples:
-      hsae splice org/name
-      hsae splice runs/mine --text 'books/*.txt' --tokens 100000
-    """
-    out = Output("splice", json=json, quiet=quiet, no_progress=no_progress)
-    if text is not None and files is not None:
-        raise UsageError("give a text or --text with files, not both", fix="hsae splice -h")
-    found = find(ref, hub, out)
-
-    from hsae_hub.activations import heldout_windows
-    from hsae_hub.attach import attach
-
-    lm = attach(found.sae, model, device=device)
-    with lm.splice() as spliced, out.bars() as bars:
-        tell = partial(bars.update, "measuring")
-        if text is not None:
-            report, source = spliced.loss([read_text(text)], on_progress=tell), "the given text"
-        else:
-            data, _, seed = measuring(found, files)
-            windows = heldout_windows(data, lm.lm, tokens=tokens, sample_seed=seed)
-            report = spliced.loss(windows, on_progress=tell)
-            source = "; ".join(each.describe() for each in data.heldout or data.train)
-    result = {"ref": {"ref": ref, "revision": found.revision}, "text": source, **report.to_dict()}
-    out.result(result, _losses(report, source), f"{report.ce_score:.4f}")
-
-
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -267,10 +207,3 @@ def _named(lm: Attached, prompt: str, edit: str) -> str:
         return -feature.act * log(max(density, 1 / max(stats.tokens, 1)))
 
     return f"{max(features, key=surprise).id}{equals}{strength}"
-
-
-def _losses(report: SpliceReport, source: str) -> str:
-    numbers: dict[str, Any] = report.to_dict()
-    rows = [(name, f"{numbers[name]:.4f}", told) for name, told in _LOSSES.items()]
-    what = f"{report.predictions:,} predictions on {source}"
-    return f"{what}\n\n{table(('', 'value', ''), rows)}"

@@ -29,6 +29,7 @@ from hsae_hub.cli import (
     quickstart,
     recipes,
     search,
+    splice,
     suites,
     train,
 )
@@ -63,7 +64,7 @@ app.add_typer(labels.app, name="labels")
 app.command()(compare.compare)
 app.command()(attach.decompose)
 app.command()(attach.steer)
-app.command()(attach.splice)
+app.command()(splice.splice)
 app.command()(doctor.doctor)
 
 
