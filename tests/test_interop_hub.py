@@ -147,5 +147,8 @@ def test_the_command_writes_an_sae_of_ours_that_says_where_it_came_from(
     assert run(["card", str(tmp_path / "two")]) == 0
     card = (tmp_path / "two" / "README.md").read_text()
     training = card.split("## Training")[1].split("## ")[0]
-    assert "| trained by | another toolkit |" in training and "| source | interop/sae_lens/topk |" in training
+    assert (
+        "| trained by | another toolkit |" in training
+        and "| source | interop/sae_lens/topk |" in training
+    )
     assert "decoder rows have norms from" in training
