@@ -12,6 +12,7 @@ _ROOMS = {
     "attach": "attach",
     "build": "architectures",
     "build_index": "features",
+    "decompose_activations": "attach",
     "evaluate": "evaluation",
     "list_architectures": "architectures",
     "list_recipes": "recipes",
@@ -19,19 +20,24 @@ _ROOMS = {
     "load_features": "hub",
     "load_language_model": "models",
     "load_recipe": "recipes",
+    "read_steering": "attach",
     "register": "architectures",
     "render_card": "card",
     "save_sae": "artifact",  # not "save": nnsight gives every object, this module too, a method of that name
     "train": "training",
+    "write_steering": "attach",
     "HSAEError": "errors",
     "Hub": "hub",
+    "SteeringSpec": "attach",
 }
 __all__ = [
     "HSAEError",
     "Hub",
+    "SteeringSpec",
     "attach",
     "build",
     "build_index",
+    "decompose_activations",
     "evaluate",
     "list_architectures",
     "list_recipes",
@@ -39,16 +45,24 @@ __all__ = [
     "load_features",
     "load_language_model",
     "load_recipe",
+    "read_steering",
     "register",
     "render_card",
     "save_sae",
     "train",
+    "write_steering",
 ]
 
 if TYPE_CHECKING:
     from hsae_hub.architectures import build, list_architectures, register
     from hsae_hub.artifact import save_sae
-    from hsae_hub.attach import attach
+    from hsae_hub.attach import (
+        SteeringSpec,
+        attach,
+        decompose_activations,
+        read_steering,
+        write_steering,
+    )
     from hsae_hub.card import render_card
     from hsae_hub.errors import HSAEError
     from hsae_hub.evaluation import evaluate

@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 from hsae_hub.architectures import SAE, build
 from hsae_hub.attach import Attached, attach
 from hsae_hub.attach.batches import Reading, encode_texts, pad_left, read_now
-from hsae_hub.attach.generating import _Draw
+from hsae_hub.attach.generating import Draw
 from hsae_hub.attach.running import Placed
 from hsae_hub.attach.splicing import Splice
 from hsae_hub.errors import NotFoundError, UsageError
@@ -213,7 +213,7 @@ def test_the_same_seed_writes_the_same_text(lm: Attached) -> None:
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     scores = torch.tensor([2.0, 0.0, -torch.inf, 1.0]).repeat(4000, 1)
-    drawn = _Draw(0.5, 0, 4000)(torch.zeros(4000, 1).long(), scores).argmax(-1)
+    drawn = Draw(0.5, range(4000))(torch.zeros(4000, 1).long(), scores).argmax(-1)
     rates = torch.bincount(drawn, minlength=4) / 4000
     torch.testing.assert_close(rates, (scores[0] / 0.5).softmax(-1), rtol=0, atol=0.025)
     assert rates[2] == 0

@@ -19,7 +19,7 @@ import hsae_hub
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import ArtifactInfo
 from hsae_hub.assets import embedded_model
-from hsae_hub.attach import Edit, attach, parse_edits
+from hsae_hub.attach import attach
 from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.errors import MisfitError, NetworkError, UsageError
 from hsae_hub.models import LanguageModel, load_language_model
@@ -174,39 +174,6 @@ def test_without_bos_only_padding_is_left_alone(family: str) -> None:
         lm.generate(["rain", ""])
     with pytest.raises(UsageError, match=r"has 70 tokens; .* reads at most 64"):
         lm.generate("rain " * 70)
-
-
-def test_edits_are_read_from_every_form() -> None:
-    expected = (Edit(feature="4121/3", strength=1.5), Edit(feature="588", strength=0))
-    assert parse_edits({"4121/3": 1.5, "588": 0}) == expected
-    assert parse_edits({"4121/3": 1.5, 588: 0}) == expected
-    assert parse_edits(["4121/3=+1.5", " 588 = 0"]) == expected
-    assert parse_edits([expected[0], "588=0"]) == expected
-    relative = Edit(feature="9/1", strength=-2, mode="relative", units="raw")
-    assert parse_edits("9/1=-2", mode="relative", units="raw") == (relative,)
-
-
-@pytest.mark.parametrize(
-    ("spec", "said"),
-    [
-        ([], "no edit was given"),
-        (["588"], "588.strength"),
-        (["588=much"], "got 'much'"),
-        ({"588": float("nan")}, "finite"),
-        ({"588": float("inf")}, "finite"),
-        (["=1"], "feature"),
-    ],
-)
-def test_edits_that_cannot_be_read_are_refused(spec: Any, said: str) -> None:
-    with pytest.raises(UsageError) as error:
-        parse_edits(spec)
-    assert said in error.value.message and "4121/3=+1.5" in error.value.fix
-
-
-def test_every_edit_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(UsageError) as error:
-        parse_edits(["1=x", "2=1", "3=y"])
-    assert len(error.value.problems) == 2
 
 
 def test_the_saved_sae_is_left_where_it_is(sae: SAE[Any], model: LanguageModel) -> None:

@@ -115,7 +115,7 @@ def test_decompose_in_other_formats(trained, capsys, tmp_path, monkeypatch):
     lines = succeed(capsys, "decompose", trained, TEXT, "--format", "jsonl").splitlines()
     assert [json.loads(line)["position"] for line in lines] == list(range(len(lines)))
     rows = succeed(capsys, "decompose", trained, TEXT, "--token", "1", "--format", "table")
-    assert len(rows.splitlines()) == 1 + 2 * len(ids)
+    assert len(rows.splitlines()) == 2 + 2 * len(ids)  # one line for what is not explained
     (tmp_path / "t.txt").write_text("<script>alert(1)</script>")
     html = succeed(
         capsys, "decompose", trained, "--file", str(tmp_path / "t.txt"), "--format", "html"
@@ -131,8 +131,8 @@ def test_decompose_in_other_formats(trained, capsys, tmp_path, monkeypatch):
     [
         ([TEXT, "--token", "99"], 2, "no token '99' in this text; its tokens are 0 to"),
         ([TEXT, "--token", "first"], 2, "no token 'first'"),
-        ([], 2, "give a text or --file"),
-        ([TEXT, "--file", "x"], 2, "give a text or --file"),
+        ([], 2, "give a text, --file or --acts"),
+        ([TEXT, "--file", "x"], 2, "give a text, --file or --acts"),
         (["--file", "nowhere.txt"], 2, "nowhere.txt cannot be read"),
         ([TEXT, "--model", "not/there"], None, "not/there"),
         ([TEXT, "--device", "quantum"], None, "quantum"),
@@ -154,13 +154,13 @@ def test_steer_shows_both_texts_and_is_repeatable(trained, capsys):
     named = ["--edit", f"{data['edits'][0]['feature']}=+4"]
     text = succeed(capsys, *args[:3], *named, *args[5:], *drawn[-4:])
     assert f"as it is:\nThe town is{data['unsteered']}\n" in text
-    assert text.endswith(f"The town is{data['steered']}\n")
+    assert f"The town is{data['steered']}\n\nKL {data['mean_kl']:.3f} and loss" in text
 
 
 def test_several_edits_and_a_mode(trained, capsys):
     edits = ["--edit", "3=0", "--edit", "4/1=0", "--mode", "relative"]
     out = succeed(capsys, "steer", trained, "The", *edits, "--max-new-tokens", "2")
-    assert "with 3=+0, 4/1=+0 (relative):" in out
+    assert "with 3 (ablate), 4/1 (ablate):" in out
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_several_edits_and_a_mode(trained, capsys):
     [
         (["--edit", "999=1"], 3, "999"),
         (["--edit", "3=much"], 2, "much"),
-        (["--edit", "3=0", "--mode", "loud"], 2, "loud"),
-        ([], 2, "'--edit'"),
+        (["--edit", "3=1", "--mode", "loud"], 2, "loud"),
+        ([], 2, "no edit was given"),
         (["--edit", "3=0", "--max-new-tokens", "0"], 2, "max-new-tokens"),
     ],
 )

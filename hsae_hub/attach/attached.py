@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from typing import Any, overload
 
-import torch
-
-from hsae_hub.architectures import SAE, Acts
+from hsae_hub.architectures import SAE
 from hsae_hub.artifact import ArtifactInfo
 from hsae_hub.attach.batches import encode_texts, pad_left
-from hsae_hub.attach.decomposing import Decomposition, Token, take_apart, token_texts
+from hsae_hub.attach.beside import Beside, BesideStep, gather, stream_beside
+from hsae_hub.attach.decomposing import decompose_ids, decompose_windows, place_name, sae_name
+from hsae_hub.attach.decomposition import Decomposition
 from hsae_hub.attach.engine import Engine
-from hsae_hub.attach.generating import continue_texts, greedy
+from hsae_hub.attach.generating import Writing, continue_texts, greedy
 from hsae_hub.attach.losses import Site
+from hsae_hub.attach.pointing import pointed
 from hsae_hub.attach.probing import warn_if_far_below
+from hsae_hub.attach.prompts import Chat, as_strings, is_one
 from hsae_hub.attach.running import Placed
 from hsae_hub.attach.spliced import Spliced
 from hsae_hub.attach.splicing import Splice, chosen_latents
-from hsae_hub.attach.steering import EditSpec, Mode, Units, make_steering, parse_edits
+from hsae_hub.attach.steering import make_steering
+from hsae_hub.attach.steering_spec import EditSpec, Gate, SteeringSpec, Units, parse_edits
+from hsae_hub.attach.streaming import Stream, stream_text
 from hsae_hub.errors import NotFoundError, UsageError
-from hsae_hub.models import Hookpoint, LanguageModel, read_activations
+from hsae_hub.models import Hookpoint, LanguageModel
 from hsae_hub.problems import nearest
 
 
@@ -53,8 +55,8 @@ class Attached:
         self._points = {name: engine.point("latents") for name in sites} if whole is None else {}
 
     def __repr__(self) -> str:
-        names = ", ".join(_sae_name(site.sae) for site in self.sites.values())
-        places = ", ".join(_full_place(self.lm, site.hookpoint) for site in self.sites.values())
+        names = ", ".join(sae_name(site.sae) for site in self.sites.values())
+        places = ", ".join(place_name(self.lm, site.hookpoint) for site in self.sites.values())
         return f"Attached({names} to {self.lm.id}, {places}, {self.lm.device})"
 
     def __getitem__(self, name: str) -> Attached:
@@ -101,40 +103,52 @@ class Attached:
         """
         self._first_use()
         ids = encode_texts(self.lm, [text])[0]
-        row = torch.tensor([ids], device=self.lm.device)
-        x = read_activations(self.lm, self.hookpoint, row, torch.ones_like(row))[0]
-        ordinary = [i for i, token in enumerate(ids) if token not in self.lm.special_ids]
-        numbers = dict(
-            zip(ordinary, take_apart(self.sae, x[ordinary], top, runner_ups), strict=True)
-        )
-        tokens = tuple(
-            Token(i, ids[i], word, i not in numbers, **numbers.get(i, {}))
-            for i, word in enumerate(token_texts(self.lm, ids))
-        )
-        place = _full_place(self.lm, self.hookpoint)
-        return Decomposition(text, _sae_name(self.sae), self.lm.id, place, tokens)
+        tokens = decompose_ids(self.lm, self.sae, self.hookpoint, ids, top, runner_ups)
+        place = place_name(self.lm, self.hookpoint)
+        return Decomposition(text, sae_name(self.sae), self.lm.id, place, tokens)
+
+    def decompose_windows(
+        self,
+        text: str | Iterable[str],
+        top: int | None = None,
+        *,
+        runner_ups: int = 0,
+        window: int | None = None,
+    ) -> Iterator[Decomposition]:
+        """Takes a document of any length apart, in the memory of one window of at most 1024 tokens.
+
+        A document may come in pieces, such as the chapters of a file; each is made into tokens on its own. Positions go
+        on from window to window; what came before a window is not read again.
+
+        Raises:
+            UsageError: `window` has no room for a token, or is longer than the model can read.
+        """
+        self._first_use()
+        return decompose_windows(self.lm, self.sae, self.hookpoint, text, top, runner_ups, window)
 
     @contextmanager
     def steer(
-        self, edits: EditSpec, *, mode: Mode = "full", units: Units = "p999"
+        self,
+        edits: EditSpec,
+        *,
+        mode: str = "full",
+        units: Units = "p999",
+        gate: Gate | str | Sequence[str] = "always",
     ) -> Iterator[Attached]:
-        """Steers inside the block, by `{"4121/3": +1.5, "588": 0}`.
+        """Steers inside the block, by a `SteeringSpec` or a short form such as `{"4121/3": +1.5, "588": 0}`.
 
         A strength is in multiples of the feature's own 99.9th-percentile act at the token's residual norm, in the
         direction of its decoder row; `units="raw"` takes it as the act itself. 0 takes out what the feature adds to
-        this token, a parent together with its children. `mode="full"` pushes a child together with its parent,
-        `relative` alone. All edits of one block read the same activations.
+        this token, a parent together with its children. `mode`, `units` and `gate` hold for short forms: see `Edit`
+        and `Gate`. What several edits come to does not depend on their order: see `SteeringSpec`.
 
         Raises:
             UsageError: an edit cannot be read, its feature is dead or was never measured, or the SAE is one of an
                 embedding's rows.
             NotFoundError: the SAE has no such feature.
         """
-        self._check_intervenes()
-        info = self.sae.info
-        stats = info.stats if isinstance(info, ArtifactInfo) else None
-        steering = make_steering(self.sae, parse_edits(edits, mode=mode, units=units), stats)
-        with self._using(Placed(self.hookpoint, steering)):
+        spec = parse_edits(edits, mode=mode, units=units, gate=gate)
+        with self._using(self._steering(spec)):
             yield self
 
     @contextmanager
@@ -180,7 +194,8 @@ class Attached:
         rows = encode_texts(self.lm, [texts] if isinstance(texts, str) else list(texts))
         batch = pad_left(self.lm, rows)
         config = None if max_new_tokens is None else greedy(self.lm, max_new_tokens)
-        return self._engine.trace(batch, self._pointed(), config)
+        whole = self._whole or self
+        return self._engine.trace(batch, pointed(self._stack(), whole.sites, whole._points), config)
 
     @property
     def model(self) -> Any:
@@ -200,64 +215,120 @@ class Attached:
         """
         return (self._whole or self)._points[self._only()[0]]
 
-    def _pointed(self) -> list[Placed]:
-        """The open blocks, with every SAE's latents on the way: in its splice, else in one that changes nothing."""
-        placed = list(self._stack())
-        whole = self._whole or self
-        for name, site in whole.sites.items():
-            if site.hookpoint.side == "weight":
-                continue
-            splice = Splice(site.sae, error_term=True)
-            at = len(placed)
-            for i, (hookpoint, change) in enumerate(placed):
-                if isinstance(change, Splice) and (hookpoint, change.sae) == site[::-1]:
-                    at, splice = i, change
-            placed[at : at + 1] = [
-                Placed(
-                    site.hookpoint, replace(splice, point=partial(_through, whole._points[name]))
-                )
-            ]
-        return placed
-
     @overload
     def generate(
-        self, prompt: str, *, max_new_tokens: int = 50, temperature: float = 0.0, seed: int = 0
+        self,
+        prompt: str | Chat,
+        *,
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        seed: int = 0,
+        num_beams: int = 1,
+        stop: Sequence[str] = (),
     ) -> str: ...
     @overload
     def generate(
         self,
-        prompt: list[str],
+        prompt: list[str] | Sequence[Chat],
         *,
         max_new_tokens: int = 50,
         temperature: float = 0.0,
         seed: int = 0,
+        num_beams: int = 1,
+        stop: Sequence[str] = (),
     ) -> list[str]: ...
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: str | Chat | list[str] | Sequence[Chat],
         *,
         max_new_tokens: int = 50,
         temperature: float = 0.0,
         seed: int = 0,
+        num_beams: int = 1,
+        stop: Sequence[str] = (),
     ) -> str | list[str]:
         """What the model writes after a prompt, or after each of several, under the interventions of the open blocks.
 
-        The prompt is not repeated. Temperature 0 is greedy; above, prompt `i` is drawn with seed `seed + i`, whatever
-        else is in its batch or runs beside it.
+        A prompt is a text, or a chat as a list of messages `{"role": …, "content": …}`; it is not repeated. Temperature
+        0 is greedy; above, prompt `i` is drawn with seed `seed + i`, whatever else is in its batch or runs beside it.
+        A text ends with the first of the strings in `stop`.
 
         Raises:
-            UsageError: an empty prompt without BOS, no new tokens, a negative temperature, too many tokens.
+            UsageError: an empty prompt without BOS, a chat without a template, no new tokens, a negative temperature,
+                drawn beams, too many tokens.
         """
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        texts = continue_texts(
-            self._engine,
-            prompts,
-            self._stack(),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
-        return texts[0] if isinstance(prompt, str) else texts
+        prompts: Any = [prompt] if is_one(prompt) else prompt
+        writing = Writing(max_new_tokens, temperature, seed, num_beams, as_strings(stop))
+        texts = continue_texts(self._engine, prompts, self._stack(), writing)
+        return texts[0] if is_one(prompt) else texts
+
+    def stream(
+        self,
+        prompt: str | Chat,
+        *,
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Stream[str]:
+        """The same text as `generate`, piece by piece while it is written; any thread may `stop()` it.
+
+        Raises:
+            UsageError: as for `generate`.
+        """
+        writing = Writing(max_new_tokens, temperature, seed, stop=as_strings(stop))
+        return stream_text(self._engine, prompt, list(self._stack()), writing)
+
+    def stream_beside(
+        self,
+        prompt: str | Chat,
+        ways: Sequence[SteeringSpec | None] | None = None,
+        *,
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Stream[BesideStep]:
+        """Text without interventions and with those of the open blocks, side by side in one batch, as it is written.
+
+        Each of several `ways` is steered on top of the open blocks; None is nothing on top. All have one seed.
+
+        Raises:
+            UsageError: as for `generate` and `steer`.
+            NotFoundError: the SAE has no such feature.
+        """
+        writing = Writing(max_new_tokens, temperature, seed, stop=as_strings(stop))
+        return self._beside(prompt, ways, writing)
+
+    def generate_beside(
+        self,
+        prompt: str | Chat,
+        ways: Sequence[SteeringSpec | None] | None = None,
+        *,
+        max_new_tokens: int = 50,
+        temperature: float = 0.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+    ) -> Beside:
+        """`stream_beside` to its end: the texts, and how far each token went from the model without interventions."""
+        writing = Writing(max_new_tokens, temperature, seed, stop=as_strings(stop))
+        steps = self._beside(prompt, ways, writing)
+        return gather(steps, 1 if ways is None else len(ways))
+
+    def _beside(
+        self, prompt: str | Chat, ways: Sequence[SteeringSpec | None] | None, writing: Writing
+    ) -> Stream[BesideStep]:
+        placed = [
+            [*self._stack(), *([] if way is None else [self._steering(way)])]
+            for way in ([None] if ways is None else ways)
+        ]
+        return stream_beside(self._engine, prompt, placed, writing)
+
+    def _steering(self, spec: SteeringSpec) -> Placed:
+        self._check_intervenes()
+        info = self.sae.info
+        stats = info.stats if isinstance(info, ArtifactInfo) else None
+        return Placed(self.hookpoint, make_steering(self.sae, spec, stats, self.lm))
 
     def _only(self) -> tuple[str, Site]:
         if len(self.sites) != 1:
@@ -279,7 +350,7 @@ class Attached:
         for site in self.sites.values():
             if site.hookpoint.side == "weight":
                 raise UsageError(
-                    f"this SAE reads the rows of {_full_place(self.lm, site.hookpoint)}; "
+                    f"this SAE reads the rows of {place_name(self.lm, site.hookpoint)}; "
                     "there are no activations to steer or splice",
                     why="rows of an embedding are the same in every text",
                     fix="decompose shows the rows of a text's tokens",
@@ -295,29 +366,11 @@ class Attached:
 
     @contextmanager
     def _using(self, *placed: Placed) -> Iterator[None]:
-        stack = (
-            self._stack()
-        )  # a block that is closed from another thread still leaves the stack it is on
+        # a block that is closed from another thread still leaves the stack it is on
+        stack = self._stack()
         stack.extend(placed)
         try:
             yield
         finally:
             for each in placed:
                 stack.remove(each)
-
-
-def _through(point: Any, acts: Acts) -> Acts:
-    passed: Acts = point(acts, hook=True)
-    return passed
-
-
-def _sae_name(sae: SAE[Any]) -> str:
-    if isinstance(sae.info, ArtifactInfo):
-        return sae.info.ref
-    n_parents, n_children = sae.shape
-    size = f"{n_parents} × {n_children}" if n_children else str(n_parents)
-    return f"{sae.config.architecture} {size}"
-
-
-def _full_place(lm: LanguageModel, hookpoint: Hookpoint) -> str:
-    return str(hookpoint._replace(path=hookpoint.full_path(lm.hf)))

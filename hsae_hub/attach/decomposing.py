@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hsae_hub.architectures import SAE, Acts
-from hsae_hub.models import LanguageModel
-from hsae_hub.render import Block, Part, Row, Tree, render_html, render_text
+from hsae_hub.artifact import ArtifactInfo
+from hsae_hub.attach.decomposition import Decomposition, Feature, RunnerUp, Token
+from hsae_hub.errors import MisfitError, UsageError
+from hsae_hub.models import Hookpoint, LanguageModel, read_activations
 
+WINDOW = 1024
+"""Most tokens of a long document that are read at once."""
 _CHUNK = 16
 """Tokens whose decoder directions are in memory at once."""
 _PRINTED = [b for b in range(256) if chr(b).isprintable() and chr(b) not in " \xa0\xad"]
@@ -24,89 +28,126 @@ _BYTES = {
 """Which byte a character of a byte-level vocabulary stands for (Radford et al. 2019, `bytes_to_unicode`)."""
 
 
-@dataclass(frozen=True)
-class RunnerUp:
-    """A child that was not kept, because another child of its parent acted more strongly."""
-
-    id: str
-    act: float
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A latent that acts on a token. With x̂ = Σ c_j, its own term is c_j = act · decoder row."""
-
-    id: str
-    """`4121` for a parent, `4121/3` for its child."""
-    act: float
-    """The multiple of its decoder row that it adds; rows of length 1 make it the units of the residual."""
-    share: float
-    """`⟨c_j, x̂⟩ / ‖x̂‖²` of its own term: a token's shares, children's and bias's too, sum to 1; some are negative."""
-    leave_one_out: float
-    """What `explained` loses without it, a parent without its child too; negative where it does harm."""
-    child: Feature | None = None
-    """The one child of a parent; None for a child and in a flat SAE."""
-    runner_ups: tuple[RunnerUp, ...] = ()
-    """A parent's next children by act, not part of x̂."""
-    label: str | None = None
+def decompose_ids(
+    lm: LanguageModel,
+    sae: SAE[Any],
+    hookpoint: Hookpoint,
+    ids: Sequence[int],
+    top: int | None,
+    runner_ups: int,
+    *,
+    first: int = 0,
+    skip: int = 0,
+) -> tuple[Token, ...]:
+    """The tokens of one text that is read whole, but for some at its start; positions from `first`."""
+    row = torch.tensor([list(ids)], device=lm.device)
+    x = read_activations(lm, hookpoint, row, torch.ones_like(row))[0]
+    ordinary = [i for i, token in enumerate(ids) if token not in lm.special_ids]
+    numbers = dict(zip(ordinary, take_apart(sae, x[ordinary], top, runner_ups), strict=True))
+    return tuple(
+        Token(first + i - skip, ids[i], word, i not in numbers, **numbers.get(i, {}))
+        for i, word in enumerate(token_texts(lm, ids))
+        if i >= skip
+    )
 
 
-@dataclass(frozen=True)
-class Token:
-    """One token of the text."""
+def windows_of(
+    lm: LanguageModel, pieces: str | Iterable[str], window: int | None
+) -> Iterator[tuple[list[int], int]]:
+    """A document as windows of ids, each behind the special tokens that a text begins with; how many those are too.
 
-    position: int
-    id: int
-    text: str
-    special: bool
-    """Whether it is BOS, EOS or the like: the SAE was not made for these, and they are not taken apart."""
-    norm: float = 0.0
-    """‖x‖ of its residual."""
-    explained: float = 0.0
-    """`1 − ‖x − x̂‖² / ‖x‖²`. For one token there is no mean to take away, so this is not explained variance."""
-    explained_by_parents: float = 0.0
-    """The same with parents only, 1 − ‖x − x̂_parents‖² / ‖x‖²."""
-    bias_share: float = 0.0
-    """Share of the decoder's bias; 0 without one."""
-    fired: int = 0
-    """Parents that act on it."""
-    features: tuple[Feature, ...] = ()
-    """Parents, strongest act first."""
+    Raises:
+        UsageError: a window has no room for a token, or is longer than the model can read.
+    """
+    start = [int(i) for i in lm.tokenizer("", verbose=False)["input_ids"]]
+    longest = getattr(lm.hf.config.get_text_config(), "max_position_embeddings", None)
+    size = min(WINDOW, longest or WINDOW) if window is None else window
+    if size <= len(start) or size > (longest or size):
+        raise UsageError(
+            f"window (={size}) must be more than {len(start)}"
+            + (f" and at most {longest}, which is what {lm.id} reads" if longest else "")
+        )
+    room = size - len(start)
+    waiting: list[int] = []
+    for piece in [pieces] if isinstance(pieces, str) else pieces:
+        found = lm.tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+        waiting += [int(i) for i in found]
+        while len(waiting) > room:
+            yield [*start, *waiting[:room]], len(start)
+            waiting = waiting[room:]
+    if waiting:
+        yield [*start, *waiting], len(start)
 
-    @property
-    def unexplained(self) -> float:
-        """`‖x − x̂‖² / ‖x‖²`."""
-        return 1 - self.explained
+
+def decompose_windows(
+    lm: LanguageModel,
+    sae: SAE[Any],
+    hookpoint: Hookpoint,
+    pieces: str | Iterable[str],
+    top: int | None,
+    runner_ups: int,
+    window: int | None,
+) -> Iterator[Decomposition]:
+    """A document of any length, a window at a time; what came before a window is not read again.
+
+    Raises:
+        UsageError: a window has no room for a token, or is longer than the model can read.
+    """
+    place, first = place_name(lm, hookpoint), 0
+    for ids, special in windows_of(lm, pieces, window):
+        skip = special if first else 0  # later windows begin in the middle of the document
+        tokens = decompose_ids(lm, sae, hookpoint, ids, top, runner_ups, first=first, skip=skip)
+        first += len(tokens)
+        text = str(lm.tokenizer.decode(ids[special:], clean_up_tokenization_spaces=False))
+        yield Decomposition(text, sae_name(sae), lm.id, place, tokens)
 
 
-@dataclass(frozen=True)
-class Decomposition:
-    """A text, token by token. `str()` draws it as a tree, a notebook as HTML."""
+def decompose_activations(
+    sae: SAE[Any],
+    activations: Float[Tensor, "tokens d_in"],
+    texts: Sequence[str] | None = None,
+    *,
+    top: int | None = None,
+    runner_ups: int = 0,
+    first: int = 0,
+) -> Decomposition:
+    """Takes saved activations apart, without the language model that they are of.
 
-    text: str
-    sae: str
-    """Where the SAE came from, or its architecture."""
-    model: str
-    hookpoint: str
-    tokens: tuple[Token, ...]
+    `texts` are the tokens' own, if they are known; `first` is the position of the first.
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
-        return asdict(self)
+    Raises:
+        MisfitError: the activations have another width than the SAE reads.
+        UsageError: there are more or fewer texts than activations.
+    """
+    n, width = activations.shape
+    if width != sae.d_in:
+        raise MisfitError(f"this SAE reads width {sae.d_in} but the activations have width {width}")
+    if texts is not None and len(texts) != n:
+        raise UsageError(f"{len(texts)} texts of tokens for {n} activations")
+    config = sae.info.config if isinstance(sae.info, ArtifactInfo) else None
+    model = config.model.id if config is not None and config.model is not None else "activations"
+    place = config.hookpoint.path if config is not None and config.hookpoint is not None else ""
+    found = take_apart(sae, activations.to(sae.device), top, runner_ups)
+    tokens = tuple(
+        Token(first + i, -1, "" if texts is None else texts[i], False, **numbers)
+        for i, numbers in enumerate(found)
+    )
+    title = f"activations {first} to {first + n - 1}" if texts is None else "".join(texts)
+    return Decomposition(title, sae_name(sae), model, place, tokens)
 
-    def to_text(self, width: int = 80) -> str:
-        """As a tree in lines of at most `width` columns."""
-        return render_text(_tree(self), width=width)
 
-    def to_html(self) -> str:
-        """As a piece of HTML that needs nothing from outside."""
-        return render_html(_tree(self))
+def sae_name(sae: SAE[Any]) -> str:
+    """Where an SAE was loaded from, else what it is."""
+    if isinstance(sae.info, ArtifactInfo):
+        return sae.info.ref
+    n_parents, n_children = sae.shape
+    size = f"{n_parents} × {n_children}" if n_children else str(n_parents)
+    return f"{sae.config.architecture} {size}"
 
-    def __str__(self) -> str:
-        return self.to_text()
 
-    def _repr_html_(self) -> str:
-        return self.to_html()
+def place_name(lm: LanguageModel, hookpoint: Hookpoint) -> str:
+    """A hookpoint as the model's own modules are called."""
+    return str(hookpoint._replace(path=hookpoint.full_path(lm.hf)))
 
 
 @torch.no_grad()
@@ -118,82 +159,104 @@ def take_apart(
     for part in torch.split(x, _CHUNK) if len(x) else ():
         acts = sae.encode(part)
         others = sae.runner_ups(part, acts) if runner_ups else None
-        rows = sae.decoder_rows(acts.indices)
+        terms = _terms(sae, part, acts)
         for i in range(len(part)):
-            one = _Terms.of(sae, part[i], acts, i, rows[i])
-            found.append(_token(sae, one, None if others is None else others[i], top, runner_ups))
+            more = None if others is None else others[i]
+            found.append(_token(sae, terms, i, more, top, runner_ups))
     return found
 
 
 class _Terms(NamedTuple):
-    """What one token's reconstruction is made of, in float64 on the CPU."""
+    """What the reconstructions of some tokens are made of; computed in float64 on the CPU."""
 
-    x: Float[Tensor, " d"]
-    values: Float[Tensor, " a"]
-    names: list[int]
-    terms: Float[Tensor, "a d"]
-    bias: Float[Tensor, " d"]
+    acts: list[list[float]]
+    latents: list[list[int]]
+    shares: list[list[float]]
+    lost: list[list[float]]
+    """What is explained less without a slot's term, a parent's together with its child's."""
+    child_of: list[dict[int, int]]
+    """From the slot of a parent to that of its child."""
+    norm: list[float]
+    explained: list[float]
+    by_parents: list[float]
+    bias_share: list[float]
 
-    @classmethod
-    def of(
-        cls, sae: SAE[Any], x: Float[Tensor, " d"], acts: Acts, i: int, rows: Float[Tensor, "a d"]
-    ) -> _Terms:
-        values = acts.values[i].double().cpu()
-        nothing = acts.keep(torch.zeros_like(acts.values, dtype=torch.bool))
-        bias = sae.decode(nothing)[i]
-        return cls(
-            x.double().cpu(),
-            values,
-            acts.indices[i].tolist(),
-            values[:, None] * rows.double().cpu(),
-            bias.double().cpu(),
-        )
+
+def _terms(sae: SAE[Any], x: Float[Tensor, "tokens d"], acts: Acts) -> _Terms:
+    latents = acts.indices.tolist()
+    nothing = acts.keep(torch.zeros_like(acts.values, dtype=torch.bool))
+    bias = sae.decode(nothing).double().cpu()
+    values = acts.values.double().cpu()
+    terms = values[..., None] * sae.decoder_rows(acts.indices).double().cpu()
+    whole = x.double().cpu()
+    x_hat = terms.sum(1) + bias
+    children = [_child_slots(sae, each) for each in latents]
+    together = terms.clone()
+    for i, pairs in enumerate(children):
+        together[i, list(pairs)] += terms[i, list(pairs.values())]
+    is_parent = (acts.indices < sae.shape.n_parents).cpu()
+    by_parents = torch.where(is_parent[..., None], terms, 0).sum(1) + bias
+
+    def missing(reconstruction: Float[Tensor, "tokens *a d"]) -> Float[Tensor, "tokens *a"]:
+        of = whole if reconstruction.ndim == 2 else whole[:, None]
+        found: Tensor = (of - reconstruction).square().sum(-1)
+        return found
+
+    size, size_hat = whole.square().sum(-1), x_hat.square().sum(-1)
+    share = _over((terms @ x_hat[..., None])[..., 0], size_hat[:, None])
+    lost = _over(missing(x_hat[:, None] - together) - missing(x_hat)[:, None], size[:, None])
+    return _Terms(
+        values.tolist(),
+        latents,
+        share.tolist(),
+        lost.tolist(),
+        children,
+        size.sqrt().tolist(),
+        _over(size - missing(x_hat), size).tolist(),
+        _over(size - missing(by_parents), size).tolist(),
+        _over((bias * x_hat).sum(-1), size_hat).tolist(),
+    )
+
+
+def _over(part: Float[Tensor, "*i"], whole: Float[Tensor, "*j"]) -> Float[Tensor, "*i"]:
+    """A share; 0 of nothing."""
+    return torch.where(whole == 0, 0, part / torch.where(whole == 0, 1, whole))
+
+
+def _child_slots(sae: SAE[Any], latents: Sequence[int]) -> dict[int, int]:
+    n_parents = sae.shape.n_parents
+    slots = {sae.shape.parent_of(i): s for s, i in enumerate(latents) if i >= n_parents}
+    return {s: slots[i] for s, i in enumerate(latents) if i < n_parents and i in slots}
 
 
 def _token(
     sae: SAE[Any],
-    one: _Terms,
+    terms: _Terms,
+    i: int,
     others: Float[Tensor, "k m"] | None,
     top: int | None,
     runner_ups: int,
 ) -> dict[str, Any]:
-    n_parents = sae.shape.n_parents
-    x_hat = one.terms.sum(0) + one.bias
-    size, whole = float(one.x.square().sum()), float(x_hat.square().sum())
-    shares = (one.terms @ x_hat / whole).tolist() if whole else [0.0] * len(one.names)
-    parents = [s for s, name in enumerate(one.names) if name < n_parents and one.values[s] != 0]
-    children = {
-        sae.shape.parent_of(name): s for s, name in enumerate(one.names) if name >= n_parents
-    }
-    by_parents = (
-        one.terms[[s for s, name in enumerate(one.names) if name < n_parents]].sum(0) + one.bias
-    )
+    acts, latents, children = terms.acts[i], terms.latents[i], terms.child_of[i]
+    parents = [s for s, each in enumerate(latents) if each < sae.shape.n_parents and acts[s] != 0]
 
-    def explained(x_hat: Tensor) -> float:
-        return 1 - float((one.x - x_hat).square().sum()) / size if size else 0.0
-
-    def feature(slot: int, below: Feature | None, term: Tensor) -> Feature:
-        lost = explained(x_hat) - explained(x_hat - term)
-        return Feature(
-            sae.shape.name(one.names[slot]), float(one.values[slot]), shares[slot], lost, below
-        )
+    def feature(slot: int, below: Feature | None) -> Feature:
+        name = sae.shape.name(latents[slot])
+        return Feature(name, acts[slot], terms.shares[i][slot], terms.lost[i][slot], below)
 
     features = []
-    for slot in sorted(parents, key=lambda s: -abs(float(one.values[s])))[:top]:
-        term, below, kept = one.terms[slot], None, children.get(one.names[slot])
-        if kept is not None:
-            below = feature(kept, None, one.terms[kept])
-            term = term + one.terms[kept]
-        found = feature(slot, below, term)
+    for slot in sorted(parents, key=lambda s: -abs(acts[s]))[:top]:
+        kept = children.get(slot)
+        found = feature(slot, None if kept is None else feature(kept, None))
         if others is not None and kept is not None:
-            more = _runner_ups(sae, one.names[slot], one.names[kept], others[slot], runner_ups)
+            more = _runner_ups(sae, latents[slot], latents[kept], others[slot], runner_ups)
             found = replace(found, runner_ups=more)
         features.append(found)
     return {
-        "norm": size**0.5,
-        "explained": explained(x_hat),
-        "explained_by_parents": explained(by_parents),
-        "bias_share": float(one.bias @ x_hat) / whole if whole else 0.0,
+        "norm": terms.norm[i],
+        "explained": terms.explained[i],
+        "explained_by_parents": terms.by_parents[i],
+        "bias_share": terms.bias_share[i],
         "fired": len(parents),
         "features": tuple(features),
     }
@@ -224,53 +287,3 @@ def token_texts(lm: LanguageModel, ids: Sequence[int]) -> list[str]:
             text = " " + text  # SentencePiece leaves out the blank of a first word
         texts.append(str(text))
     return texts
-
-
-def _tree(found: Decomposition) -> Tree:
-    strongest = max(
-        (abs(f.act) for t in found.tokens for p in t.features for f in (p, p.child) if f),
-        default=1.0,
-    )
-    return Tree(
-        title=found.text,
-        subtitle=f"{found.model} · {found.hookpoint} · {found.sae}",
-        columns=("act", "share", "without"),
-        blocks=tuple(_block(token, strongest) for token in found.tokens),
-        footnote="act: how much of its decoder row a feature adds. share: of the reconstruction x̂, ⟨c,x̂⟩/‖x̂‖²; a "
-        "token's shares sum to 1. without: change of the explained part, 1−‖x−x̂‖²/‖x‖², if it is left out, a parent "
-        "with its child.",
-    )
-
-
-def _block(token: Token, strongest: float) -> Block:
-    title = f"{token.position:>3} {token.text!r}"
-    if token.special:
-        return Block(f"{title} special, not taken apart", (), ())
-    is_tree = any(feature.child for feature in token.features)
-    parts = (
-        Part("parents" if is_tree else "explained", token.explained_by_parents),
-        *([Part("children", token.explained - token.explained_by_parents)] if is_tree else []),
-        Part("unexplained", token.unexplained),
-    )
-    hidden = token.fired - len(token.features)
-    note = f"{hidden} more of {token.fired} that fired" if hidden else ""
-    return Block(title, parts, tuple(_row(feature, strongest) for feature in token.features), note)
-
-
-def _percent(value: float, sign: str) -> str:
-    text = f"{value:{sign}.1%}"
-    return "0.0%" if text in ("-0.0%", "+0.0%") else text
-
-
-def _row(feature: Feature, strongest: float) -> Row:
-    child = () if feature.child is None else (_row(feature.child, strongest),)
-    others = tuple(
-        Row(other.id, other.act / strongest, (f"{other.act:.2f}", "unused", ""), faint=True)
-        for other in feature.runner_ups
-    )
-    cells = (
-        f"{feature.act:.2f}",
-        _percent(feature.share, ""),
-        _percent(-feature.leave_one_out, "+"),
-    )
-    return Row(feature.id, feature.act / strongest, cells, feature.label, child + others)

@@ -4,25 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 
-from hsae_hub.attach.batches import check_length, encode_texts, pad_id, pad_left
+from hsae_hub.attach.batches import TokenBatch, check_length, pad_id, pad_left
 from hsae_hub.attach.engine import Engine
+from hsae_hub.attach.prompts import Prompt, encode_prompts
 from hsae_hub.attach.running import Placed
 from hsae_hub.errors import UsageError
 from hsae_hub.models import LanguageModel
 
 
-class _Draw(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types here
+@dataclass(frozen=True)
+class Writing:
+    """How a model writes.
+
+    Raises:
+        UsageError: no new tokens, a temperature below 0, no beam, beams that are drawn, an empty stop string.
+    """
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    num_beams: int = 1
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens (={self.max_new_tokens}) must be at least 1")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"temperature (={self.temperature}) must be 0 or more; 0 is greedy")
+        if self.num_beams < 1:
+            raise UsageError(f"num_beams (={self.num_beams}) must be at least 1")
+        if self.num_beams > 1 and self.temperature:
+            raise UsageError(
+                f"beams are greedy, but temperature is {self.temperature}",
+                fix="temperature 0, or num_beams 1",
+            )
+        if not all(self.stop):
+            raise UsageError("a stop string is empty")
+
+
+class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers comes without types here
     """Leaves each row one token, drawn by a generator of its own, so that no other row or thread matters."""
 
-    def __init__(self, temperature: float, seed: int, rows: int) -> None:
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
         self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(seed + row) for row in range(rows)]
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(
         self, input_ids: Int64[Tensor, "b s"], scores: Float[Tensor, "b vocabulary"]
@@ -34,43 +75,62 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]  # transformers comes withou
         return torch.full_like(scores, -math.inf).scatter(-1, token, 0)
 
 
-def continue_texts(
-    engine: Engine,
-    prompts: Sequence[str],
-    placed: Sequence[Placed],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> list[str]:
-    """What the model writes after each prompt, the prompt left out; row `i` is drawn with seed `seed + i`.
+class Ends(StoppingCriteria):  # type: ignore[misc]  # transformers comes without types here
+    """Where each row ends: at EOS, at a stop string, or wherever it is when somebody says stop."""
+
+    def __init__(self, lm: LanguageModel, rows: int, stop: Sequence[str], stopped: Event) -> None:
+        found = lm.hf.generation_config.eos_token_id
+        ids = [] if found is None else found if isinstance(found, list) else [found]
+        # under this name transformers finds it and writes padding behind what has ended
+        self.eos_token_id = torch.tensor(ids, dtype=torch.int64, device=lm.device)
+        self.strings = StopStringCriteria(lm.tokenizer, list(stop)) if stop else None
+        self.stopped = stopped
+        self.done = torch.zeros(rows, dtype=torch.bool, device=lm.device)
+        self.lengths = torch.zeros(rows, dtype=torch.int64, device=lm.device)
+        """New tokens of each row, the one that ended it too."""
+
+    def __call__(
+        self, input_ids: Int64[Tensor, "b s"], scores: Any, **kwargs: Any
+    ) -> Bool[Tensor, " b"]:
+        over = torch.isin(input_ids[:, -1], self.eos_token_id)
+        if self.strings is not None:
+            over |= self.strings(input_ids, scores)
+        if self.stopped.is_set():
+            over |= True
+        if len(over) == len(self.done):
+            self.lengths += ~self.done
+            self.done = self.done | over
+        return over
+
+
+class Prepared(NamedTuple):
+    """Prompts that are ready to be continued."""
+
+    batch: TokenBatch
+    config: GenerationConfig
+    ends: Ends
+
+
+def prepare(
+    lm: LanguageModel, rows: Sequence[Sequence[int]], writing: Writing, stopped: Event
+) -> Prepared:
+    """A batch of prompts with everything that `generate` takes.
 
     Raises:
-        UsageError: no new tokens, a temperature below 0, or more tokens than the model can read.
+        UsageError: prompt and continuation are longer than the model can read.
     """
-    lm = engine.lm
-    if max_new_tokens < 1:
-        raise UsageError(f"max_new_tokens (={max_new_tokens}) must be at least 1")
-    if not 0 <= temperature < math.inf:
-        raise UsageError(f"temperature (={temperature}) must be 0 or more; 0 is greedy")
-    batch = pad_left(lm, encode_texts(lm, prompts))
-    check_length(lm, batch.ids.shape[1] + max_new_tokens, "prompt and continuation")
-    config = greedy(lm, max_new_tokens)
-    draw = [_Draw(temperature, seed, len(prompts))] if temperature else []
-    ids = engine.generate(batch, config, placed, processors=LogitsProcessorList(draw))
-    start = batch.ids.shape[1]
-    return [
-        _after(engine, row[:start][kept.bool()], row[start:])
-        for row, kept in zip(ids, batch.mask, strict=True)
-    ]
+    batch = pad_left(lm, rows)
+    check_length(lm, batch.ids.shape[1] + writing.max_new_tokens, "prompt and continuation")
+    config = greedy(lm, writing.max_new_tokens, writing.num_beams)
+    return Prepared(batch, config, Ends(lm, len(rows), writing.stop, stopped))
 
 
-def greedy(lm: LanguageModel, max_new_tokens: int) -> GenerationConfig:
+def greedy(lm: LanguageModel, max_new_tokens: int, num_beams: int = 1) -> GenerationConfig:
     """Settings that take the likeliest token, whatever the model's own say."""
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        num_beams=1,
+        num_beams=num_beams,
         # a model's own settings for sampling are not in force here, and transformers would say so
         temperature=1.0,
         top_p=1.0,
@@ -79,14 +139,38 @@ def greedy(lm: LanguageModel, max_new_tokens: int) -> GenerationConfig:
     )
 
 
-def _after(engine: Engine, prompt: Int64[Tensor, " s"], new: Int64[Tensor, " n"]) -> str:
+def continue_texts(
+    engine: Engine, prompts: Sequence[Prompt], placed: Sequence[Placed], writing: Writing
+) -> list[str]:
+    """What the model writes after each prompt, the prompt left out; row `i` is drawn with seed `seed + i`.
+
+    Raises:
+        UsageError: no prompt, one without a token, a chat without a template, or more tokens than the model can read.
+    """
+    batch, config, ends = prepare(engine.lm, encode_prompts(engine.lm, prompts), writing, Event())
+    seeds = [writing.seed + row for row in range(len(prompts))]
+    draw = [Draw(writing.temperature, seeds)] if writing.temperature else []
+    ids = engine.generate(
+        batch,
+        config,
+        placed,
+        processors=LogitsProcessorList(draw),
+        stopping=StoppingCriteriaList([ends] if writing.stop else []),
+    )
+    start = batch.ids.shape[1]
+    return [
+        text_after(engine.lm, row[:start][kept.bool()].tolist(), row[start:].tolist())
+        for row, kept in zip(ids, batch.mask, strict=True)
+    ]
+
+
+def text_after(lm: LanguageModel, prompt: Sequence[int], new: Sequence[int]) -> str:
+    """The text of new tokens behind a prompt, special tokens left out."""
     # some tokenizers drop the blank before the first word, so the text is cut out of the whole
     before, whole = (
-        engine.lm.tokenizer.decode(
-            ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        for ids in (prompt, torch.cat([prompt, new]))
+        lm.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for ids in ([*prompt], [*prompt, *new])
     )
     if whole.startswith(before):
         return str(whole[len(before) :])
-    return str(engine.lm.tokenizer.decode(new.tolist(), skip_special_tokens=True))
+    return str(lm.tokenizer.decode(new, skip_special_tokens=True))

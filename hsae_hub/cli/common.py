@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hsae_hub.render import table as table
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -39,21 +41,6 @@ Ref = Annotated[
 
 LOG_INTERVAL = 30.0
 """Seconds between lines of progress when stderr is not a terminal."""
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned with blanks; a column of numbers is aligned to the right."""
-    columns = list(zip(head, *rows, strict=True))
-    widths = [max(len(cell) for cell in column) for column in columns]
-    right = [all(cell[:1].isdecimal() or cell[:1] in "-+" for cell in c[1:]) for c in columns]
-    lines = []
-    for row in [head, *rows]:
-        cells = (
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, right, strict=True)
-        )
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from hsae_hub.cli.common import Output
+from hsae_hub.errors import UsageError
 
 if TYPE_CHECKING:
     from hsae_hub.architectures import SAE
@@ -68,6 +69,18 @@ def find(ref: str, hub: str | None, out: Output, *, whole: bool = False) -> Foun
 def read_text(text: str) -> str:
     """The text, or what comes on stdin for `-`."""
     return sys.stdin.read() if text == "-" else text
+
+
+def read_file(file: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        UsageError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from None
 
 
 class Measuring(NamedTuple):

@@ -13,10 +13,10 @@ import typer
 
 import hsae_hub
 from hsae_hub.cli import (
-    attach,
     cache,
     card,
     compare,
+    decompose,
     doctor,
     evaluate,
     export,
@@ -30,6 +30,7 @@ from hsae_hub.cli import (
     recipes,
     search,
     splice,
+    steer,
     suites,
     train,
 )
@@ -62,8 +63,8 @@ app.command()(features.feature)
 app.command(name="find")(features.find_features)
 app.add_typer(labels.app, name="labels")
 app.command()(compare.compare)
-app.command()(attach.decompose)
-app.command()(attach.steer)
+app.command()(decompose.decompose)
+app.command()(steer.steer)
 app.command()(splice.splice)
 app.command()(doctor.doctor)
 

@@ -17,6 +17,7 @@ from hsae_hub.render.page import Tiles as Tiles
 from hsae_hub.render.page_html import html_document as html_document
 from hsae_hub.render.page_html import page_html as page_html
 from hsae_hub.render.page_text import page_text as page_text
+from hsae_hub.render.table import table as table
 from hsae_hub.render.text import display_width as display_width
 from hsae_hub.render.text import render_text as render_text
 from hsae_hub.render.text import visible as visible
