@@ -5,6 +5,9 @@ from types import ModuleType
 
 from hsae_hub.attach.attached import Attached as Attached
 from hsae_hub.attach.attaching import attach as attach
+from hsae_hub.attach.attribution import Attribution as Attribution
+from hsae_hub.attach.attribution import Edge as Edge
+from hsae_hub.attach.attribution import Effect as Effect
 from hsae_hub.attach.beside import Beside as Beside
 from hsae_hub.attach.beside import BesideStep as BesideStep
 from hsae_hub.attach.decomposing import decompose_activations as decompose_activations

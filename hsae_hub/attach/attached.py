@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import ArtifactInfo
+from hsae_hub.attach.attribution import Asked, Attribution, Method, Target, attribute
 from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.attach.beside import Beside, BesideStep, gather, stream_beside
 from hsae_hub.attach.decomposing import decompose_ids, decompose_windows, place_name, sae_name
@@ -314,6 +315,29 @@ class Attached:
         writing = Writing(max_new_tokens, temperature, seed, stop=as_strings(stop))
         steps = self._beside(prompt, ways, writing)
         return gather(steps, 1 if ways is None else len(ways))
+
+    def attribute(
+        self,
+        text: str,
+        target: Target = None,
+        *,
+        method: Method = "gradient",
+        steps: int = 16,
+        top: int = 20,
+        check: int = 0,
+    ) -> Attribution:
+        """Which latents do most to the mean loss of a text, to `log p` of its next token, or to a difference of logits.
+
+        `target` is None, a token such as `" corgi"`, or two. The method is gradient × act, or integrated gradients in
+        so many steps; `check` tries so many of the strongest for real. Several SAEs give a graph.
+
+        Raises:
+            UsageError: the target is not one token, the text too short or too long, an SAE of an embedding's rows.
+        """
+        self._check_intervenes()
+        ids = encode_texts(self.lm, [text])[0]
+        asked = Asked(self._engine, ids, target)
+        return attribute(asked, self.sites, self._stack(), method, steps, top, check)
 
     def _beside(
         self, prompt: str | Chat, ways: Sequence[SteeringSpec | None] | None, writing: Writing

@@ -13,6 +13,7 @@ import typer
 
 import hsae_hub
 from hsae_hub.cli import (
+    attribute,
     cache,
     card,
     compare,
@@ -66,6 +67,7 @@ app.command()(compare.compare)
 app.command()(decompose.decompose)
 app.command()(steer.steer)
 app.command()(splice.splice)
+app.command()(attribute.attribute)
 app.command()(doctor.doctor)
 
 
