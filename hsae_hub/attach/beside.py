@@ -6,7 +6,7 @@ same text without: the distributions of the two belong to the same words, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from threading import Event
 from typing import Any, NamedTuple
@@ -167,7 +167,7 @@ def stream_beside(
     return Stream(work)
 
 
-def gather(steps: Stream[BesideStep], ways: int) -> Beside:
+def gather(steps: Iterable[BesideStep], ways: int) -> Beside:
     """The whole of a stream."""
     found = list(steps)
     steered = tuple(

@@ -31,7 +31,7 @@ class Gate(BaseModel):
     BOS, other special tokens and padding are never among them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     fires: Literal["parent", "feature"] | None = None
     """Only where the feature acts before any edit, or its parent does; of a parent these are the same."""
@@ -47,7 +47,9 @@ class Gate(BaseModel):
 class Edit(BaseModel):
     """What is done to one feature, or along one direction."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", coerce_numbers_to_str=True, use_attribute_docstrings=True
+    )
 
     feature: Annotated[str, Field(min_length=1)] | None = None
     """`4121` for a parent, `4121/3` for its child, or a flat index."""
@@ -118,7 +120,9 @@ class SteeringSpec(BaseModel):
     one feature on one token the later holds), then pushes are added, then directions are projected out of the sum.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
+    )
 
     schema_: Annotated[Schema, Field(alias="schema")] = "hsae.steering/1"
     sae: str | None = None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hsae_hub.cli.common import Device, HubOption, Json, NoProgress, Output, Quiet, Ref, table
+from hsae_hub.cli.common import Bars, Device, HubOption, Json, NoProgress, Output, Quiet, Ref, table
 from hsae_hub.cli.loading import Model, find, read_file, read_text
 from hsae_hub.errors import UsageError
 
 if TYPE_CHECKING:
-    from hsae_hub.attach import Attached, Beside, Feature, SteeringSpec
+    from hsae_hub.attach import Attached, Beside, BesideStep, Feature, SteeringSpec
     from hsae_hub.attach.beside import Steered
 
 STRONGEST = "strongest"
@@ -100,6 +101,7 @@ def steer(
     found = find(ref, hub, out)
 
     from hsae_hub.attach import attach, parse_edits, read_steering, write_steering
+    from hsae_hub.attach.beside import gather
 
     lm = attach(found.sae, model, device=device)
     given = [] if edit is None else [_named(lm, words, each) for each in edit]
@@ -117,9 +119,11 @@ def steer(
     if save is not None:
         write_steering(whole, save)
     ways = [whole] if factors is None else [whole.scaled(factor) for factor in factors]
-    beside = lm.generate_beside(
+    stream = lm.stream_beside(
         words, ways, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
+    with out.bars() as bars, stream:
+        beside = gather(_shown(stream, bars, max_new_tokens), len(ways))
     data = _data(words, whole, beside, factors)
     text = _texts(words, whole, beside) if factors is None else _table(words, beside, factors)
     values = [one.text for one in beside.steered]
@@ -136,6 +140,12 @@ def _words(prompt: str | None, file: Path | None, interactive: bool) -> str:
     if prompt is None and not interactive:
         raise UsageError("give a prompt or --file, one of them", fix="hsae steer -h")
     return read_text(prompt or "")
+
+
+def _shown(steps: Iterable[BesideStep], bars: Bars, total: int) -> Iterator[BesideStep]:
+    for number, step in enumerate(steps, 1):
+        bars.update("writing", number, total)
+        yield step
 
 
 def _factors(sweep: str) -> list[float]:
