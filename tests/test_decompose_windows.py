@@ -65,6 +65,7 @@ def test_memory_does_not_grow_with_the_document(
         alive = gc.get_objects()
         assert sum(type(each) is Token for each in alive) == len(window.tokens)
         held.append(sum(each.nbytes for each in alive if type(each) is torch.Tensor))
+        del alive, window
     assert len(held) > 5 and max(widths) == 48
     assert max(held[1:]) <= held[0]
 
