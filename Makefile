@@ -25,13 +25,14 @@ wheel: $(VENV)/.ready-dev
 # What other toolkits compute, write and read, by their own code, which needs an environment of its own.
 peers: $(VENV)/.ready-dev $(VENV)/peers/.ready
 	HSAE_PEERS_PYTHON=$(CURDIR)/$(VENV)/peers/bin/python $(BIN)/python -m pytest \
-		tests/test_peers.py tests/test_interop.py tests/test_interop_exports.py tests/test_sae_lens.py
+		tests/test_peers.py tests/test_interop.py tests/test_interop_exports.py tests/test_sae_lens.py \
+		tests/test_saebench.py
 
-# dictionary_learning asks for an nnsight that nothing else here goes with, and needs none to read and write SAEs.
+# dictionary_learning asks for an nnsight, SAEBench for a numpy, that nothing else here goes with; neither needs it here.
 $(VENV)/peers/.ready: tests/peers/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)/peers
 	$(VENV)/peers/bin/python -m pip install --quiet --requirement tests/peers/requirements.txt
-	$(VENV)/peers/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0
+	$(VENV)/peers/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 sae-bench==0.6.0
 	@touch $@
 
 # Every benchmark, one after another: minutes, and 12 GB of memory for the largest.

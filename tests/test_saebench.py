@@ -14,9 +14,9 @@ HERE = Path(__file__).parent
 
 
 def test_saebench_measures_what_is_there_in_both_views(tmp_path: Path) -> None:
-    python = os.environ.get("HSAE_SAEBENCH_PYTHON")
+    python = os.environ.get("HSAE_PEERS_PYTHON")
     if not python:
-        pytest.skip("HSAE_SAEBENCH_PYTHON names no Python that has SAEBench (check_saebench.py)")
+        pytest.skip("HSAE_PEERS_PYTHON names no Python that has the peers (make peers)")
     for name in ("hsae", "group", "topk"):  # group: layer_norm, so decoding needs the tokens
         sae = tiny(name)
         sae.fit_normalization(1 + batch(5, rows=100))

@@ -1,9 +1,7 @@
 """Run by `tests/test_saebench.py` in an environment that has SAEBench: its own code on our SAEs, as it takes them.
 
-SAEBench pins an older numpy than this package; what is used of it here runs with the newer one:
-
-    python3 -m venv .venv/bench && .venv/bench/bin/pip install -r tests/peers/requirements.txt tabulate scikit-learn
-    .venv/bench/bin/pip install --no-deps sae-bench==0.6.0
+SAEBench pins an older numpy than this package, so it is installed without what it names; what is used of it here runs
+with the newer one.
 
 Its argument is a folder with an SAE in each subfolder, of activations of width 8. Prints what it measured, as JSON.
 """
