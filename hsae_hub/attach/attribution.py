@@ -149,7 +149,7 @@ class Asked:
         logits = self.engine.logits(self.batch, placed, gradients=gradients)[0].float()
         if not self.tokens:
             at = self.pairs.to(logits.device)
-            wanted = self.batch.ids[0, at + 1].to(logits.device)
+            wanted = self.batch.ids.to(logits.device)[0, at + 1]
             return torch.nn.functional.cross_entropy(logits[at], wanted)
         if len(self.tokens) == 1:
             return logits[-1].log_softmax(-1)[self.tokens[0]]

@@ -185,10 +185,10 @@ class _Terms(NamedTuple):
 def _terms(sae: SAE[Any], x: Float[Tensor, "tokens d"], acts: Acts) -> _Terms:
     latents = acts.indices.tolist()
     nothing = acts.keep(torch.zeros_like(acts.values, dtype=torch.bool))
-    bias = sae.decode(nothing).double().cpu()
-    values = acts.values.double().cpu()
-    terms = values[..., None] * sae.decoder_rows(acts.indices).double().cpu()
-    whole = x.double().cpu()
+    bias = sae.decode(nothing).cpu().double()
+    values = acts.values.cpu().double()
+    terms = values[..., None] * sae.decoder_rows(acts.indices).cpu().double()
+    whole = x.cpu().double()
     x_hat = terms.sum(1) + bias
     children = [_child_slots(sae, each) for each in latents]
     together = terms.clone()
