@@ -190,7 +190,7 @@ def test_what_a_format_cannot_hold_exactly_is_refused(format: str, tmp_path: Pat
     ):
         with pytest.raises(UsageError, match=r"normalize '(unit|layer)_norm'") as caught:
             EXPORTS[format](made(config), None, tmp_path / "out")
-        assert caught.value.fix == "hsae export sae-lens REF DIR"
+        assert caught.value.fix == "hsae export REF sae-lens DIR"
     assert not (tmp_path / "out").exists()
 
 
