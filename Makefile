@@ -3,13 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check wheel peers bench clean
+.PHONY: quickstart test check wheel browser peers bench clean
 
 quickstart: $(VENV)/.ready
 	@$(BIN)/hsae quickstart
 
-test: check wheel
+test: check wheel browser
 	$(BIN)/python -m pytest
+
+# A browser for the tests of pages, where this user may install one; without it they are skipped, and say so.
+browser:
+	@command -v chromedriver >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; } \
+	|| echo "no chromium here: the tests of pages in a browser will be skipped"
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

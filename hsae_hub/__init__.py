@@ -13,6 +13,7 @@ _ROOMS = {
     "build": "architectures",
     "build_index": "features",
     "decompose_activations": "attach",
+    "compare_on": "features",
     "evaluate": "evaluation",
     "list_architectures": "architectures",
     "list_recipes": "recipes",
@@ -37,6 +38,7 @@ __all__ = [
     "attach",
     "build",
     "build_index",
+    "compare_on",
     "decompose_activations",
     "evaluate",
     "list_architectures",
@@ -66,7 +68,7 @@ if TYPE_CHECKING:
     from hsae_hub.card import render_card
     from hsae_hub.errors import HSAEError
     from hsae_hub.evaluation import evaluate
-    from hsae_hub.features import build_index
+    from hsae_hub.features import build_index, compare_on
     from hsae_hub.hub import Hub, load, load_features
     from hsae_hub.models import load_language_model
     from hsae_hub.recipes import list_recipes, load_recipe

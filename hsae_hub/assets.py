@@ -9,12 +9,14 @@ from typing import Literal
 
 EMBEDDED_MODEL = "gemma2-tiny-en"
 """Name of the language model that is shipped inside the package."""
+TINY = "tiny"
+"""Name of the SAE of that model that is shipped with it."""
 
 _CHECKOUT = Path(__file__).parent.parent
 
 
-def assets(kind: Literal["train", "cards"]) -> Traversable:
-    """The folder of recipes (`train`) or of card templates (`cards`).
+def assets(kind: Literal["train", "cards", "serve"]) -> Traversable:
+    """The folder of recipes (`train`), of card templates (`cards`) or of the Space (`serve`).
 
     Raises:
         FileNotFoundError: this install has neither; it was copied by hand rather than installed.
@@ -32,3 +34,8 @@ def assets(kind: Literal["train", "cards"]) -> Traversable:
 def embedded_model() -> Path:
     """Folder of the embedded language model, in the layout of `transformers`."""
     return Path(str(files("hsae_hub") / "embedded" / EMBEDDED_MODEL))
+
+
+def embedded_sae() -> Path:
+    """Folder of the embedded SAE: an `hsae` of the embedded model, with its evaluation, card and feature index."""
+    return Path(str(files("hsae_hub") / "embedded" / "hsae-tiny"))

@@ -3,6 +3,7 @@
 import sys
 from types import ModuleType
 
+from hsae_hub.attach import before as before  # before nnsight, wherever it is loaded
 from hsae_hub.attach.attached import Attached as Attached
 from hsae_hub.attach.attaching import attach as attach
 from hsae_hub.attach.attribution import Attribution as Attribution
@@ -20,6 +21,7 @@ from hsae_hub.attach.losses import SpliceReport as SpliceReport
 from hsae_hub.attach.spliced import Spliced as Spliced
 from hsae_hub.attach.spliced import splice_losses as splice_losses
 from hsae_hub.attach.steering_file import read_steering as read_steering
+from hsae_hub.attach.steering_file import steering_data as steering_data
 from hsae_hub.attach.steering_file import steering_schema as steering_schema
 from hsae_hub.attach.steering_file import write_steering as write_steering
 from hsae_hub.attach.steering_spec import Edit as Edit
@@ -28,6 +30,7 @@ from hsae_hub.attach.steering_spec import SteeringSpec as SteeringSpec
 from hsae_hub.attach.steering_spec import parse_edits as parse_edits
 from hsae_hub.attach.steering_spec import parse_gate as parse_gate
 from hsae_hub.attach.streaming import Stream as Stream
+from hsae_hub.attach.token_losses import TokenLoss as TokenLoss
 
 
 class _Room(ModuleType):

@@ -215,31 +215,31 @@ def measure_losses(
         if on_progress:
             on_progress(done, total)
 
-    def add(name: str, values: Float64[Tensor, " p"], found: _Predictions) -> None:
+    def add(name: str, values: Float64[Tensor, " p"], found: Predictions) -> None:
         by_row = torch.zeros(found.n_rows, dtype=torch.float64)
         sums.setdefault(name, []).append(by_row.index_add(0, found.rows, values))
 
     zero = replaced({hookpoint: Replace(torch.zeros(width)) for hookpoint, width in places.items()})
     for batch in in_batches(engine.lm, rows):
         records: dict[Hookpoint, Record] = {hookpoint: Record([]) for hookpoint in places}
-        clean = _predictions(engine, batch, [Placed(*each) for each in records.items()])
+        clean = predictions(engine, batch, [Placed(*each) for each in records.items()])
         for hookpoint, record in records.items():
             seen[hookpoint].update(record.seen[0], record.seen[0])
         add("predictions", torch.ones(len(clean.targets), dtype=torch.float64), clean)
-        add("clean", _cross_entropy(clean), clean)
+        add("clean", cross_entropy(clean), clean)
         for name, each in several.items():
             for one in stats[name].values():
                 x = records[one.site.hookpoint].seen[0]
                 out = one.update(x)
                 if on_read and out is not None:
                     on_read(name, x, out, first + clean.ordinary)
-            spliced = _predictions(engine, batch, each.placed)
-            add(f"spliced {name}", _cross_entropy(spliced), clean)
-            add(f"kl {name}", _kl(clean.logits, spliced.logits), clean)
+            spliced = predictions(engine, batch, each.placed)
+            add(f"spliced {name}", cross_entropy(spliced), clean)
+            add(f"kl {name}", kl_divergence(clean.logits, spliced.logits), clean)
             del spliced
-        zeroed = _predictions(engine, batch, zero)
-        add("zero", _cross_entropy(zeroed), clean)
-        add("kl_zero", _kl(clean.logits, zeroed.logits), clean)
+        zeroed = predictions(engine, batch, zero)
+        add("zero", cross_entropy(zeroed), clean)
+        add("kl_zero", kl_divergence(clean.logits, zeroed.logits), clean)
         del clean, zeroed
         first += len(batch.ids)
         tell((2 + len(several)) * len(batch.ids))
@@ -250,8 +250,8 @@ def measure_losses(
         )
     mean = replaced({hookpoint: Replace(each.mean()) for hookpoint, each in seen.items()})
     for batch in in_batches(engine.lm, rows):
-        meant = _predictions(engine, batch, mean)
-        add("mean", _cross_entropy(meant), meant)
+        meant = predictions(engine, batch, mean)
+        add("mean", cross_entropy(meant), meant)
         tell(len(batch.ids))
     base = {name: torch.cat(sums[name]) for name in (*_BASE, "kl_zero")}
     found = {}
@@ -263,29 +263,35 @@ def measure_losses(
     return found
 
 
-class _Predictions(NamedTuple):
+class Predictions(NamedTuple):
+    """Next tokens that ordinary tokens predict, as far as they are ordinary themselves."""
+
     logits: Float[Tensor, "p vocabulary"]
     targets: Int64[Tensor, " p"]
     rows: Int64[Tensor, " p"]
     """Which row of the batch each is from, on the CPU."""
+    columns: Int64[Tensor, " p"]
+    """At which position of its row each is predicted, on the CPU."""
     n_rows: int
     ordinary: Int64[Tensor, " tokens"]
     """Which row each ordinary token is from, on the CPU."""
 
 
-def _predictions(engine: Engine, batch: TokenBatch, placed: Sequence[Placed]) -> _Predictions:
+def predictions(engine: Engine, batch: TokenBatch, placed: Sequence[Placed]) -> Predictions:
+    """What a batch predicts with interventions in place."""
     width = batch.ids.shape[1]
     ordinary = read_now(batch.ids, batch.mask.bool(), width, width, engine.special).ordinary
     pairs = ordinary[:, :-1] & ordinary[:, 1:]
     logits = engine.logits(batch, placed)
     where = pairs.to(logits.device)
-    rows = pairs.nonzero()[:, 0].cpu()
+    rows, columns = pairs.nonzero().cpu().unbind(-1)
     targets = batch.ids[:, 1:].to(logits.device)[where]
     own = ordinary.nonzero()[:, 0].cpu()
-    return _Predictions(logits[:, :-1][where], targets, rows, len(pairs), own)
+    return Predictions(logits[:, :-1][where], targets, rows, columns, len(pairs), own)
 
 
-def _cross_entropy(found: _Predictions) -> Float64[Tensor, " p"]:
+def cross_entropy(found: Predictions) -> Float64[Tensor, " p"]:
+    """`-log p` of each prediction's target, in nats."""
     parts = [
         torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double().cpu()
         for logits, targets in zip(
@@ -295,9 +301,10 @@ def _cross_entropy(found: _Predictions) -> Float64[Tensor, " p"]:
     return torch.cat(parts)
 
 
-def _kl(
+def kl_divergence(
     clean: Float[Tensor, "p vocabulary"], other: Float[Tensor, "p vocabulary"]
 ) -> Float64[Tensor, " p"]:
+    """KL(clean ‖ other) of each prediction, in nats."""
     parts = []
     for left, right in zip(*(torch.split(t, _CHUNK) for t in (clean, other)), strict=True):
         p, q = left.float().log_softmax(-1), right.float().log_softmax(-1)

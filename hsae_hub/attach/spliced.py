@@ -13,6 +13,7 @@ from hsae_hub.attach.engine import Engine
 from hsae_hub.attach.losses import Losses, OnRead, Site, SpliceReport, Subject, measure_losses
 from hsae_hub.attach.running import Placed
 from hsae_hub.attach.splicing import Splice
+from hsae_hub.attach.token_losses import TokenLoss, token_losses
 from hsae_hub.errors import UsageError
 from hsae_hub.models import LanguageModel
 
@@ -63,6 +64,15 @@ class Spliced:
             on_progress,
         )
         return reports[""].report
+
+    def token_losses(self, text: str) -> list[TokenLoss]:
+        """Where in a text the loss is: every token's, clean and with everything that is in place now.
+
+        Raises:
+            UsageError: the text has no token, or more than the model can read.
+        """
+        (ids,) = rows_of(self._engine.lm, [text])
+        return token_losses(self._engine, ids, list(self._stack()))
 
 
 def splice_losses(

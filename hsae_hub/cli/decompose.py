@@ -6,6 +6,7 @@ import json as jsonlib
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from itertools import chain
@@ -96,6 +97,11 @@ def decompose(
 
         lm = attach(found.sae, model, device=device)
         windows = lm.decompose_windows(pieces or "", top, runner_ups=more)
+    from hsae_hub.features import labelled, own_index
+
+    index = own_index(found.folder, found.sae)
+    labels = {} if index is None else index.all_labels()
+    windows = (labelled(each, labels) for each in windows)
     _print(out, _chosen(windows, token), format, {"ref": ref, "revision": found.revision})
 
 
@@ -115,18 +121,19 @@ def _pieces(text: str | None, file: Path | None) -> Iterator[str]:
 
 
 def _grouped(lines: Any, name: str) -> Iterator[str]:
-    waiting, size = [], 0
-    try:
-        for line in lines:
-            waiting.append(line)
-            size += len(line)
-            if size >= _PIECE:
-                yield "".join(waiting)
-                waiting, size = [], 0
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name} cannot be read: {error}") from None
-    if waiting:
-        yield "".join(waiting)
+    with nullcontext(lines) if lines is sys.stdin else lines:
+        waiting, size = [], 0
+        try:
+            for line in lines:
+                waiting.append(line)
+                size += len(line)
+                if size >= _PIECE:
+                    yield "".join(waiting)
+                    waiting, size = [], 0
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{name} cannot be read: {error}") from None
+        if waiting:
+            yield "".join(waiting)
 
 
 def _windows_of_acts(

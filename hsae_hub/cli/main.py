@@ -18,6 +18,7 @@ from hsae_hub.cli import (
     card,
     compare,
     decompose,
+    demo,
     doctor,
     evaluate,
     export,
@@ -68,6 +69,7 @@ app.command()(decompose.decompose)
 app.command()(steer.steer)
 app.command()(splice.splice)
 app.command()(attribute.attribute)
+app.command()(demo.demo)
 app.command()(doctor.doctor)
 
 

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from hsae_hub.features.comparing import compare_on as compare_on
     from hsae_hub.features.indexing import Indexed as Indexed
     from hsae_hub.features.indexing import build_index as build_index
+    from hsae_hub.features.indexing import weights_sha256 as weights_sha256
+    from hsae_hub.features.naming import labelled as labelled
+    from hsae_hub.features.naming import own_index as own_index
 
 _LAZY = {
     "Comparison": "comparing",
     "Indexed": "indexing",
     "build_index": "indexing",
     "compare_on": "comparing",
+    "labelled": "naming",
+    "own_index": "naming",
+    "weights_sha256": "indexing",
 }
 
 

@@ -12,6 +12,7 @@ from hsae_hub.architectures import SAE
 from hsae_hub.attach import Attached, Decomposition, Feature, Token
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.features.directions import unit_rows
+from hsae_hub.features.naming import named_token
 from hsae_hub.render import Block, Part, Row, Tree, render_html, render_text
 
 ALIKE = 0.5
@@ -117,7 +118,7 @@ def compare_on(
     there = {a: Match(b, cosine) for a, b, cosine in pairs}
     back = {b: Match(a, cosine) for a, b, cosine in pairs}
     sides = [
-        Side(each.sae, _labelled(one, names, top), matches)
+        Side(each.sae, named_token(replace(one, features=one.features[:top]), names), matches)
         for each, one, names, matches in zip(found, tokens, labels, (there, back), strict=True)
     ]
     return Comparison(text, found[0].model, found[0].hookpoint, sides[0], sides[1])
@@ -158,14 +159,6 @@ def _matched(
         pairs.append((names[0][a], names[1][b], float(cosines[a, b])))
         cosines[a], cosines[:, b] = -1, -1
     return pairs
-
-
-def _labelled(token: Token, labels: Mapping[str, str], top: int) -> Token:
-    def named(feature: Feature) -> Feature:
-        child = None if feature.child is None else named(feature.child)
-        return replace(feature, label=labels.get(feature.id) or None, child=child)
-
-    return replace(token, features=tuple(named(each) for each in token.features[:top]))
 
 
 def _tree(found: Comparison, side: Side, strongest: float) -> Tree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import log2
 from typing import Any, NamedTuple
 
 from hsae_hub.render import (
@@ -170,6 +171,13 @@ def _sections(page: FeaturePage) -> list[Section]:
     return [section for section in sections if any(section[1])]
 
 
+def place_of(row: dict[str, Any], relative: float) -> float | None:
+    """Where an act of so many times ‖x‖ lies on a feature's histogram, 0 to 1; None if it is not above zero."""
+    if relative <= 0 or not row["histogram"]:
+        return None
+    return float(((log2(relative) + 24) * 8 - row["first_bin"]) / len(row["histogram"]))
+
+
 def _histogram(row: dict[str, Any]) -> Histogram:
     counts = row["histogram"]
     step = -(-len(counts) // _BARS) or 1
@@ -192,6 +200,7 @@ def _tile(page: FeaturePage, child: Relative) -> Tile:
         contexts=tuple(_short(context_of(e)) for e in child.examples),
         chosen=child.feature == page.feature,
         faint=not child.fired,
+        target=child.feature,
     )
 
 
@@ -206,13 +215,19 @@ def _others(title: str, page: FeaturePage, column: str, value: str) -> Pairs:
         (f"{n['feature']} {page.named.get(n['feature'], '')}".strip(), f"{n[value]:.2f}")
         for n in page.row[column] or ()
     )
-    return Pairs(title, pairs)
+    return Pairs(title, pairs, tuple(n["feature"] for n in page.row[column] or ()))
 
 
 def hits_page(query: str, by: str, hits: list[dict[str, Any]]) -> Page:
     """What a search found."""
     tiles = tuple(
-        Tile(hit["feature"], hit["label"], 0.0, hit["found"] * (hit["found"] != hit["label"]))
+        Tile(
+            id=hit["feature"],
+            label=hit["label"],
+            weight=0.0,
+            note=hit["found"] * (hit["found"] != hit["label"]),
+            target=hit["feature"],
+        )
         for hit in hits
     )
     return Page(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hsae_hub.artifact import NAME
+from hsae_hub.assets import TINY, embedded_sae
 from hsae_hub.errors import UsageError
 
 EXAMPLE = "org/name, org/name@revision, org/name@revision:subfolder, or ./folder"
@@ -89,12 +90,17 @@ class Ref(NamedTuple):
 
     @classmethod
     def parse(cls, text: str | Path) -> Ref:
-        """Reads a reference. A folder starts with `./`, `../`, `/` or `~`, or is there and holds a `config.json`.
+        """Reads a reference; `tiny` is the embedded SAE, `tiny:baseline` the flat one beside it.
+
+        A folder starts with `./`, `../`, `/` or `~`, or is there and holds a `config.json`.
 
         Raises:
             UsageError: it is neither.
         """
         written = str(text).strip()
+        name, _, inner = written.partition(":")
+        if name == TINY and (not inner or is_safe_path(inner)):
+            return cls(None, folder=embedded_sae() / inner)
         path = Path(written).expanduser()
         starts = ("./", "../", "~", ".\\", "..\\")
         if isinstance(text, Path) or written in (".", "..") or written.startswith(starts):

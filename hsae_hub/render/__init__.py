@@ -1,5 +1,8 @@
-"""Trees and pages of plain data as text for a terminal and as HTML for a notebook; knows no SAE."""
+"""Plain data as text for a terminal and as HTML for a page; knows no SAE, and escapes every text."""
 
+from hsae_hub.render.budget import render_budget as render_budget
+from hsae_hub.render.escaping import escaped as escaped
+from hsae_hub.render.escaping import escaped_lines as escaped_lines
 from hsae_hub.render.html import render_html as render_html
 from hsae_hub.render.nodes import Block as Block
 from hsae_hub.render.nodes import Part as Part
@@ -17,6 +20,9 @@ from hsae_hub.render.page import Tiles as Tiles
 from hsae_hub.render.page_html import html_document as html_document
 from hsae_hub.render.page_html import page_html as page_html
 from hsae_hub.render.page_text import page_text as page_text
+from hsae_hub.render.rows import render_rows as render_rows
+from hsae_hub.render.strip import StripToken as StripToken
+from hsae_hub.render.strip import render_strip as render_strip
 from hsae_hub.render.table import table as table
 from hsae_hub.render.text import display_width as display_width
 from hsae_hub.render.text import render_text as render_text

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from hsae_hub.render.escaping import escaped
 from hsae_hub.render.nodes import Block, Row, Tree
-from hsae_hub.render.text import drawn_parts, visible
+from hsae_hub.render.text import drawn_parts
 
 _STYLE = """
 .hsae-tree{--ink:#1b2430;--dim:#5b6675;--line:#d9dfe7;--parent:#1d5fc4;--child:#b35a00;--empty:#e9edf2;
@@ -42,11 +42,6 @@ def render_html(tree: Tree) -> str:
         f'<div class="title">{escaped(tree.title)}</div><div class="sub">{escaped(tree.subtitle)}</div>'
         f"{blocks}{foot}</div>"
     )
-
-
-def escaped(text: str) -> str:
-    """A text as it stands in HTML, control characters visible."""
-    return escape(visible(text), quote=True)
 
 
 def _block(block: Block, columns: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ class Tile(NamedTuple):
     contexts: tuple[Context, ...] = ()
     chosen: bool = False
     faint: bool = False
+    target: str = ""
+    """What a click on it chooses, where a page can be clicked."""
 
 
 class Tiles(NamedTuple):
@@ -50,6 +52,8 @@ class Histogram(NamedTuple):
     low: str
     high: str
     note: str = ""
+    mark: float | None = None
+    """A place on the line, 0 to 1."""
 
 
 class Pairs(NamedTuple):
@@ -57,6 +61,8 @@ class Pairs(NamedTuple):
 
     title: str
     pairs: tuple[tuple[str, str], ...]
+    targets: tuple[str, ...] = ()
+    """What a click on each chooses, where a page can be clicked; none or as many as there are pairs."""
 
 
 class Contexts(NamedTuple):

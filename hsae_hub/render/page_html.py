@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hsae_hub.render.html import escaped
+from hsae_hub.render.escaping import escaped
 from hsae_hub.render.page import Context, Contexts, Histogram, Page, Pairs, Section, Tile, Tiles
 
 _STYLE = """
@@ -22,17 +22,18 @@ _STYLE = """
 margin:6px 6px 0 0;font-size:12px}
 .hsae-page .wide{display:flex;flex-wrap:wrap;gap:0 32px}
 .hsae-page .wide>section{flex:1 1 18em;min-width:0}
-.hsae-page .bars{display:flex;align-items:flex-end;height:72px;gap:1px;max-width:26em}
+.hsae-page .bars u{position:absolute;top:0;bottom:0;border-left:2px dashed var(--ink)}
+.hsae-page .bars{position:relative;display:flex;align-items:flex-end;height:72px;gap:1px;max-width:24rem}
 .hsae-page .bars i{flex:1;background:var(--child);min-width:1px}
-.hsae-page .scale{display:flex;justify-content:space-between;max-width:26em}
-.hsae-page table{border-collapse:collapse;max-width:26em;width:100%}
+.hsae-page .scale{display:flex;justify-content:space-between;max-width:24rem}
+.hsae-page table{border-collapse:collapse;max-width:24rem;width:100%}
 .hsae-page td{padding:0 8px 0 0;border:0;background:none;font-variant-numeric:tabular-nums}
 .hsae-page td:last-child{text-align:right}
 .hsae-page td:first-child{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace}
 .hsae-page .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(15em,1fr));gap:10px}
 .hsae-page .tile{border:1px solid var(--line);border-radius:5px;padding:8px;min-width:0}
 .hsae-page .tile.chosen{outline:2px solid var(--ink)}
-.hsae-page .tile.faint{border-style:dashed;opacity:.7}
+.hsae-page .tile.faint{border-style:dashed;color:var(--dim)}
 .hsae-page .tile b{overflow-wrap:anywhere}
 .hsae-page .tile .id{float:right}
 .hsae-page .meter{height:4px;background:var(--empty);border-radius:2px;margin:5px 0}
@@ -60,8 +61,11 @@ def html_document(title: str, pieces: Sequence[str]) -> str:
     return _DOCUMENT.format(title=escaped(title), body=f'<main class="beside">{body}</main>')
 
 
-def page_html(page: Page) -> str:
-    """The page as one `<div>` with its own style; every text in it is escaped."""
+def page_html(page: Page, *, pick: bool = False) -> str:
+    """The page as one `<div>` with its own style; every text in it is escaped.
+
+    With `pick` what has a target carries `data-pick="f:TARGET"`, for a page whose script listens to it.
+    """
     names = [
         f"{escaped(label)} <code>{escaped(name)}</code>" if label else escaped(name)
         for label, name in page.crumbs
@@ -72,27 +76,34 @@ def page_html(page: Page) -> str:
     chips = "".join(f"<span>{escaped(chip)}</span>" for chip in page.chips)
     narrow = [s for s in page.sections if isinstance(s, Histogram | Pairs)]
     broad = [s for s in page.sections if not isinstance(s, Histogram | Pairs)]
-    wide = f'<div class="wide">{"".join(_section(s) for s in narrow)}</div>' if narrow else ""
+    wide = f'<div class="wide">{"".join(_section(s, pick) for s in narrow)}</div>' if narrow else ""
     foot = f'<p class="note">{escaped(page.footnote)}</p>' if page.footnote else ""
     return (
         f'<div class="hsae-page"><style>{_STYLE}</style>{head}<div class="sub">{escaped(page.subtitle)}</div>'
-        f'<div class="chips">{chips}</div>{wide}{"".join(_section(s) for s in broad)}{foot}</div>'
+        f'<div class="chips">{chips}</div>{wide}{"".join(_section(s, pick) for s in broad)}{foot}</div>'
     )
 
 
-def _section(section: Section) -> str:
+def _picked(target: str, pick: bool) -> str:
+    if not (pick and target):
+        return ""
+    return f' role="button" tabindex="0" data-pick="f:{escaped(target)}" data-key="page:{escaped(target)}"'
+
+
+def _section(section: Section, pick: bool) -> str:
     if isinstance(section, Histogram):
         inner = _histogram(section)
     elif isinstance(section, Pairs):
+        targets = section.targets or ("",) * len(section.pairs)
         rows = "".join(
-            f"<tr><td>{escaped(name)}</td><td>{escaped(value)}</td></tr>"
-            for name, value in section.pairs
+            f"<tr><td><span{_picked(target, pick)}>{escaped(name)}</span></td><td>{escaped(value)}</td></tr>"
+            for (name, value), target in zip(section.pairs, targets, strict=True)
         )
         inner = f"<table>{rows}</table>" if rows else ""
     elif isinstance(section, Contexts):
         inner = "".join(_context(context) for context in section.contexts)
     else:
-        inner = _tiles(section)
+        inner = _tiles(section, pick)
     return f"<section><h2>{escaped(section.title)}</h2>{inner}</section>" if inner else ""
 
 
@@ -103,20 +114,23 @@ def _histogram(section: Histogram) -> str:
     bars = "".join(f'<i style="height:{100 * h / most:.1f}%"></i>' for h in section.heights)
     scale = f"<span>{escaped(section.low)}</span><span>{escaped(section.high)}</span>"
     note = f'<div class="note">{escaped(section.note)}</div>' if section.note else ""
+    if section.mark is not None:
+        bars += f'<u style="left:{100 * min(max(section.mark, 0), 1):.1f}%"></u>'
     return f'<div class="bars">{bars}</div><div class="scale">{scale}</div>{note}'
 
 
-def _tiles(section: Tiles) -> str:
-    tiles = "".join(_tile(tile) for tile in section.tiles)
+def _tiles(section: Tiles, pick: bool) -> str:
+    tiles = "".join(_tile(tile, pick) for tile in section.tiles)
     return f'<div class="tiles">{tiles}</div>' if tiles else ""
 
 
-def _tile(tile: Tile) -> str:
+def _tile(tile: Tile, pick: bool) -> str:
     kinds = "tile" + " chosen" * tile.chosen + " faint" * tile.faint
     width = 100 * min(max(tile.weight, 0), 1)
     lines = "".join(_context(context) for context in tile.contexts)
     return (
-        f'<div class="{kinds}"><span class="id"><code>{escaped(tile.id)}</code></span><b>{escaped(tile.label)}</b>'
+        f'<div class="{kinds}"{_picked(tile.target, pick)}>'
+        f'<span class="id"><code>{escaped(tile.id)}</code></span><b>{escaped(tile.label)}</b>'
         f'<div class="meter"><i style="width:{width:.1f}%"></i></div><div class="note">{escaped(tile.note)}</div>'
         f"{lines}</div>"
     )
