@@ -25,6 +25,8 @@ ARCHITECTURES = {
     "sae_lens/jumprelu": "jumprelu",
     "sae_lens/jumprelu_norm": "jumprelu",
     "sae_lens/gated": "gated",
+    "sae_lens/topk_no_pre": "topk",
+    "sae_lens/gated_no_pre": "gated",
     "sae_lens/batchtopk": "batch_topk",
     "sae_lens/matryoshka": "matryoshka",
     "sae_lens_5/standard": "l1",

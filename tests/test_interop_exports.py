@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hsae_hub.architectures import SAE, build
 from hsae_hub.artifact import ArtifactConfig, HookpointConfig, ModelConfig, TokensConfig
-from hsae_hub.errors import UsageError
+from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.interop import EXPORTS, read_foreign
 
 HERE = Path(__file__).parent
@@ -164,6 +164,30 @@ def test_an_sae_that_sae_lens_has_no_class_for_comes_back_whole(tmp_path: Path) 
         assert imported.sae.config == sae.config and imported.config.model == about(sae).model
         for key, weight in sae.weights().items():
             assert torch.equal(imported.sae.weights()[key], weight), key
+
+
+def test_what_only_our_class_reads_is_checked_like_the_rest(tmp_path: Path) -> None:
+    sae = made({"architecture": "hsae", "n_parents": 6, "n_children": 4, "d_subspace": 2, "k": 2})
+    EXPORTS["sae-lens"](sae, None, tmp_path)
+    cfg, weights = tmp_path / "cfg.json", tmp_path / "sae_weights.safetensors"
+    good, text = load_file(weights), cfg.read_text()
+    for change, message in (
+        ({"W_up": good["W_up"] * torch.nan}, "W_up has 96 of 96 values that are not finite"),
+        ({"W_up": torch.zeros(2, 3)}, r"W_up is torch.float32 of shape \[2, 3\], but its config"),
+        ({"W_up": torch.zeros(6, 8, 2, dtype=torch.int64)}, "W_up is torch.int64"),
+        ({"extra": torch.zeros(2)}, "tensor 'extra' is unknown"),
+    ):
+        save_file(good | change, weights)
+        with pytest.raises(CorruptError, match=message):
+            read_foreign(tmp_path)
+    save_file(good, weights)
+    for config, message in (
+        (3, "hsae_hub is 3"),
+        ({"architecture": "hsae", "x": 1}, "unknown key"),
+    ):
+        cfg.write_text(json.dumps(json.loads(text) | {"hsae_hub": config}))
+        with pytest.raises(CorruptError, match=message):
+            read_foreign(tmp_path)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -11,7 +11,7 @@ import torch
 from hsae_hub import __version__
 from hsae_hub.architectures import SAE, architecture, parse_config
 from hsae_hub.artifact import ArtifactConfig, ArtifactInfo, ImportedConfig
-from hsae_hub.artifact.files import check_finite, file_info
+from hsae_hub.artifact.files import file_info
 from hsae_hub.errors import CorruptError, DeniedError, NotFoundError, UsageError
 from hsae_hub.interop import (
     dictionary_learning,
@@ -174,7 +174,6 @@ def _built(told: Told, where: str) -> SAE[Any]:
                 f"{where}: {name} is {tensor.dtype} of shape {list(tensor.shape)}, but its config gives "
                 f"floats of {list(expected[name].shape)}"
             )
-        check_finite(f"{where}: {name}", tensor)
     sae = sae.to(dtype=next(iter(told.tensors.values())).dtype).to_empty(device="cpu")
     sae.reset_counters()
     for name, tensor in sae.weights().items():

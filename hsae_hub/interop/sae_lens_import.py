@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hsae_hub.artifact import HookpointConfig, TokensConfig
+from hsae_hub.artifact.files import check_finite
 from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.interop.places import model_config, of_transformer_lens, of_transformers
 from hsae_hub.interop.raw import Spec, number_of, read_json, read_safetensors, take, text_of
@@ -69,7 +70,7 @@ def _read(folder: Path, where: str) -> Told:
     raw: dict[str, Tensor] = read_safetensors(folder / WEIGHTS)
     notes: list[str] = []
     if architecture == PLUGIN:
-        config, tensors = _as_it_was(cfg, raw, str(folder / CFG))
+        config, tensors = _as_it_was(cfg, raw, str(folder))
         return _told(config, tensors, notes, metadata)
     if architecture not in _SPECS:
         raise UsageError(
@@ -122,7 +123,9 @@ def _as_it_was(
     """An SAE that this package exported as it is."""
     config = cfg.get(PLUGIN)
     if not isinstance(config, dict):
-        raise CorruptError(f"{where}: {PLUGIN} is {config!r}, expected the config of an SAE")
+        raise CorruptError(f"{where}/{CFG}: {PLUGIN} is {config!r}, expected the config of an SAE")
+    for name, tensor in raw.items():
+        check_finite(f"{where}: {name}", tensor)
     return config, raw
 
 

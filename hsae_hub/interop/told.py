@@ -12,7 +12,7 @@ from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig
 
 
 class Told(NamedTuple):
-    """A foreign SAE, read but not yet checked."""
+    """A foreign SAE: its values are finite, but its tensors are not yet compared with its config."""
 
     config: dict[str, Any]
     """Of the architecture here that computes the same."""

@@ -261,6 +261,10 @@ def main(folder: Path) -> None:
             at, "JumpReLUSAE", normalize_activations="constant_norm_rescale"
         ),
         "sae_lens/gated": lambda at: sae_lens_6(at, "GatedSAE"),
+        "sae_lens/topk_no_pre": lambda at: sae_lens_6(
+            at, "TopKSAE", k=K, apply_b_dec_to_input=False
+        ),
+        "sae_lens/gated_no_pre": lambda at: sae_lens_6(at, "GatedSAE", apply_b_dec_to_input=False),
         "sae_lens/batchtopk": lambda at: sae_lens_6(at, "BatchTopKTrainingSAE", k=K),
         "sae_lens/matryoshka": lambda at: sae_lens_6(
             at, "MatryoshkaBatchTopKTrainingSAE", k=K, matryoshka_widths=[4, 10, D_SAE]
