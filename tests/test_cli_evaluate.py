@@ -83,6 +83,7 @@ def test_every_task_leaves_a_report_and_a_plot(world, capsys, monkeypatch):
     assert {"tpp_2", "tpp_100_parents"} < set(names["scr"])
     assert "cross_lingual_difference_children" in names["cross-lingual"]
     assert "child_entropy" in names["tree"] and "letters" in names["absorption"]
+    assert "SAEBench asks for 20" in reports["absorption"]["details"]["note"]
 
     def never(*_: Any) -> None:
         raise AssertionError("what is done is done again")

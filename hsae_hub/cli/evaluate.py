@@ -242,7 +242,8 @@ def _text(report: Report) -> str:
     names = dict.fromkeys(each.name for results in saes.values() for each in results)
     rows = [(name, *_cells(name, by_name)) for name in names]
     head = ("", *(cell for name in saes for cell in (name, "95 %")))
-    return f"{report.name}: {'; '.join(report.data)}\n\n{table(head, rows)}"
+    note = f"\n\n{report.details['note']}" if "note" in report.details else ""
+    return f"{report.name}: {'; '.join(report.data)}\n\n{table(head, rows)}{note}"
 
 
 def _cells(name: str, saes: dict[str, dict[str, Result]]) -> Iterator[str]:

@@ -75,9 +75,8 @@ def _measure(bench: Bench, words: list[Word], saes: dict[str, Attached]) -> dict
             told = score_letters(each.sae, acts, read.x, letters, is_train, probe, bench.seed)
             results += [each.result(f"{key}{view}") for key, each in told.numbers.items()]
             details[view.strip("_") or "all"] = told.letters
-        found[name] = Measured(
-            results, {"letters": details, "enough_letters": told.n_letters >= ENOUGH_LETTERS}
-        )
+        note = _note(told.n_letters)
+        found[name] = Measured(results, {"letters": details} | ({"note": note} if note else {}))
         bench.tell("absorption", done, len(saes))
     return found
 
@@ -208,6 +207,15 @@ def _split_features(
             break
         best, kept = reached, k
     return [int(i) for i in order[:kept]], first
+
+
+def _note(letters: int) -> str | None:
+    if letters >= ENOUGH_LETTERS:
+        return None
+    return (
+        f"probes of the activations reach F1 {MIN_PROBE_F1} for {letters} letters, SAEBench asks for "
+        f"{ENOUGH_LETTERS}: the model hardly knows here how words are spelt"
+    )
 
 
 def _mean(values: list[float]) -> float | None:
