@@ -140,6 +140,9 @@ def test_the_card_of_a_collection_has_a_row_for_each(tmp_path: Path) -> None:
 
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", FLAT, seed=5, baseline=False)
+    core = json.loads((tmp_path / "a" / "eval" / "core.json").read_text())
+    core["saes"]["sae"]["its_own"] = 1.0  # an architecture may report what no other has
+    (tmp_path / "a" / "eval" / "core.json").write_text(json.dumps(core))
     runs = {name: Run(tmp_path / name) for name in ("a", "b")}
     card = render_collection(runs, "sweep", repo="org/sweep", license="mit")
     assert check_card(card) == []

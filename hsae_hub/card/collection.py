@@ -119,8 +119,7 @@ def _summary(run: Run) -> list[str]:
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
     found = {name for run in runs for name in run.metrics()}
-    known = [name for name in measured.MEANINGS if name in found]
-    return [*known, *sorted(found.difference(known))]
+    return [name for name in measured.MEANINGS if name in found]
 
 
 def _values(run: Run, names: Sequence[str]) -> list[str]:
@@ -136,4 +135,8 @@ def _limits(runs: Sequence[Run]) -> list[str]:
     """What cannot be said of one SAE alone."""
     lines = [line for run in runs for line in sections.limits(run)]
     apart = {sections.dead_latents(run) for run in runs}
-    return [line for line in dict.fromkeys(lines) if line not in apart and "keeps" not in line]
+    return [
+        line
+        for line in dict.fromkeys(lines)
+        if line not in apart and not line.startswith("The reconstruction")
+    ]

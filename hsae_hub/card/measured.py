@@ -10,6 +10,9 @@ from hsae_hub.card.run import Run
 
 MEANINGS = {
     "explained_variance": "1 - sum of squared errors / variance about the mean; 1 is perfect",
+    "explained_variance_parents": "the same with parents alone",
+    "explained_variance_children": "what children add to it",
+    "explained_variance_saebench": "as SAEBench has it, which squares before it averages; it can pass 1",
     "explained_variance_whitened": "the same where the rows seen are white: by the causal inner product",
     "seen_tokens": "rows it was trained on",
     "seen_explained_variance": "explained variance of the rows it was trained on",
@@ -19,15 +22,19 @@ MEANINGS = {
     "l0": "non-zero latents a token",
     "l0_parents": "non-zero parents a token",
     "l0_children": "non-zero children a token",
+    "l0_sparsity": "share of latents that are zero, in percent",
     "strong_children": "share of acting parents whose child acts at least a tenth as strongly",
     "dead_latents": "latents that were zero on every one of these tokens",
     "dead_parents": "parents among them",
+    "active_latents": "latents with a mean act above 0.0001",
     "ce_clean": "cross-entropy of the language model in nats, untouched",
     "ce_spliced": "the same with the reconstruction in the activation's place",
     "ce_zero": "the same with zeros in its place",
     "ce_mean": "the same with the mean activation in its place",
     "ce_score": "(ce_zero - ce_spliced) / (ce_zero - ce_clean); 1 loses nothing",
     "kl": "mean KL of the next-token distribution, clean from spliced, in nats",
+    "kl_zero": "the same for zeros in its place",
+    "kl_score": "(kl_zero - kl) / kl_zero; 1 loses nothing",
 }
 _OF_ROWS = {
     "mse": "squared error of a row, summed over the width",

@@ -184,7 +184,9 @@ def limits(run: Run) -> Iterator[str]:
             "its fine-tuned versions included."
         )
     yield dead_latents(run)
-    if "ce_score" in measured and measured["ce_score"] < 1:
+    if measured.get("ce_score", 1) < 0:
+        yield "The reconstruction in the model's place costs more than zeros there do: it is of no use yet."
+    elif measured.get("ce_score", 1) < 1:
         yield (
             f"The reconstruction in the model's place keeps {measured['ce_score']:.1%} of the loss between zeros and "
             "the real activations; what the SAE leaves out matters to the model."
