@@ -79,7 +79,7 @@ def test_a_signal_keeps_what_was_read(
 
     with pytest.raises(InterruptedRun, match="which are kept") as caught:
         again(sae, model, tmp_path, on_progress=tell)
-    assert caught.value.code == 143 and caught.value.fix == "hsae index small"
+    assert caught.value.code == 143 and "goes on" in caught.value.fix
     assert files(again(sae, model, tmp_path).folder) == files(indexed.folder)
 
 

@@ -86,8 +86,7 @@ def build_index(
     writes `features/` into the folder `out`: what each latent acts on, how strongly, and where its direction points.
 
     Where a call was killed, the same call goes on, and ends with the same bytes on the same machine with as many
-    threads. An SAE of an embedding is indexed on its rows. `command` is kept in the index, and told as the way to
-    go on.
+    threads. An SAE of an embedding is indexed on its rows. `command` is kept in the index.
 
     Raises:
         UsageError: the folder holds the beginning of another index, or there is no text.
@@ -102,7 +101,7 @@ def build_index(
     folder = Path(out) / FOLDER
     work = folder / WORK
     with only_one_in(folder, "indexing into", where=work), StopSignals() as stop:
-        run = _Pass(attached, plan, work, command, tell)
+        run = _Pass(attached, plan, work, tell)
         resumed_from = run.prepare()
         run.read(stop)
         info = _finish(folder, attached, plan, run.gathered, command, tell)
@@ -145,11 +144,9 @@ def weights_sha256(sae: SAE[Any]) -> str:
 
 
 class _Pass:
-    def __init__(
-        self, attached: Attached, plan: IndexPlan, work: Path, command: str, tell: OnProgress
-    ) -> None:
+    def __init__(self, attached: Attached, plan: IndexPlan, work: Path, tell: OnProgress) -> None:
         self.attached, self.plan, self.work = attached, plan, work
-        self.command, self.tell = command, tell
+        self.tell = tell
         self.gathered = Gathered(
             attached.sae.shape, top=plan.top, sampled=plan.sampled, seed=plan.seed
         )
@@ -192,7 +189,7 @@ class _Pass:
                     f"stopped by {signal.Signals(stopped).name} after {gathered.tokens:,} of {plan.tokens:,} "
                     "tokens, which are kept",
                     signal=stopped,
-                    fix=self.command,
+                    fix="run the same again: it goes on from there",
                 )
         if not gathered.tokens:
             raise UsageError("there is no text to index", why="every source is empty")
