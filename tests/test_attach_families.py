@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from tiny_models import MODULES, WIDTH, tiny_model
@@ -13,7 +14,7 @@ from hsae_hub.attach import Attached, attach
 from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.attach.generating import greedy
 from hsae_hub.errors import MisfitError
-from hsae_hub.models import Hookpoint, LanguageModel
+from hsae_hub.models import Hookpoint, LanguageModel, load_language_model
 
 TEXTS = ["the history of a town", "rain", "it was over then"]
 LENS = {
@@ -130,3 +131,24 @@ def test_a_layer_without_attention_is_refused() -> None:
         layer.renamed = layer._modules.pop("self_attn")
     with pytest.raises(MisfitError, match="LlamaDecoderLayer has none of self_attn"):
         Hookpoint.parse("layers.1.attn_out").module(model.hf)
+
+
+@pytest.mark.parametrize("engine", ["nnsight", "hooks"])
+def test_weights_that_accelerate_brings_when_they_are_needed(engine: Any, sae: SAE[Any]) -> None:
+    here, there = tiny_model("gemma2"), tiny_model("gemma2")
+    batch = pad_left(here, encode_texts(here, TEXTS))
+    accelerate.cpu_offload(there.hf, execution_device=torch.device("cpu"))
+    assert there.hf.device.type == "meta" and there.device.type == "cpu"
+    found = []
+    for model in (here, there):
+        lm = attach(sae, model, hookpoint="layers.1", engine=engine)
+        assert lm.sae is sae and sae.device.type == "cpu"
+        with lm.splice(error_term=True), lm.steer({"5": 2.0, "3": 0}, units="raw"):
+            found.append(lm._engine.logits(batch, lm._stack()))
+    assert torch.equal(*found)
+
+
+def test_a_model_is_spread_over_what_there_is() -> None:
+    lm = load_language_model(device="auto")
+    assert lm.device == (torch.device("cuda", 0) if torch.cuda.is_available() else lm.hf.device)
+    assert not lm.hf.training and lm.dtype == torch.float32

@@ -59,7 +59,7 @@ class NNsightRunner:
         self._running: Run | None = None
         self.model = _install(
             # NNsight, not TransformersModel: that one changes the tokenizer and moves the model to the first GPU
-            NNsight(lm.hf),
+            _Model(lm.hf),
             [(each, each.full_path(lm.hf)) for each in hookpoints],
             lambda: self._running,
         )
@@ -97,6 +97,11 @@ class NNsightRunner:
             yield
         finally:
             self._running = None
+
+
+class _Model(NNsight):  # type: ignore[misc]  # nnsight comes without types here
+    device = None
+    """nnsight would move inputs to where the first weight is, and with accelerate's offloading that is nowhere."""
 
 
 class _Point(nn.Module):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hsae_hub.artifact import HookpointConfig
 from hsae_hub.errors import MisfitError, UsageError
-from hsae_hub.models.language_model import LanguageModel, model_lock
+from hsae_hub.models.language_model import LanguageModel, execution_device, model_lock
 from hsae_hub.models.reading import forward_arguments, read_module
 from hsae_hub.problems import nearest
 
@@ -179,12 +179,9 @@ class Hookpoint(NamedTuple):
 
     def device(self, lm: LanguageModel) -> torch.device:
         """Where its activations are: a model may be spread over several devices."""
-        hook = getattr(self.module(lm.hf), "_hf_hook", None)  # accelerate's
-        placed = getattr(hook, "execution_device", None)
-        if placed is not None:
-            return torch.device(placed)
-        first = next(self.module(lm.hf).parameters(), None)
-        return lm.device if first is None else first.device
+        module = self.module(lm.hf)
+        has_weights = next(module.parameters(), None) is not None
+        return execution_device(module) if has_weights else lm.device
 
     def width(self, lm: LanguageModel) -> int:
         """Width of its activations or rows; outside the residual stream found by running one token.

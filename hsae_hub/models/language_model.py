@@ -32,6 +32,16 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     return sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes: where its first weight is, or where accelerate will bring it; a server's is the CPU."""
+    for part in module.modules():
+        placed = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if placed is not None:
+            return torch.device(placed)
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None or first.is_meta else first.device
+
+
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
     """A Hugging Face causal language model in eval mode, without gradients, and its tokenizer."""
@@ -48,9 +58,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where its inputs go."""
-        found = torch.device(self.hf.device)
-        # also where accelerate keeps weights on disk or in another memory until they are used
-        return torch.device("cpu") if found.type == "meta" else found
+        return execution_device(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:

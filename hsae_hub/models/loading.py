@@ -38,8 +38,9 @@ def load_language_model(
     """A language model in eval mode, without gradients.
 
     `source` is the embedded model's name, a folder, a repository on the hub, or `(model, tokenizer)` loaded already.
-    Without `device` a model goes to the GPU if there is one, without `dtype` it is float32 (`auto`: as
-    it was saved); one that is loaded already is moved and converted only where these are given.
+    Without `device` a model goes to the GPU if there is one, with `auto` over all of them and what other memory there
+    is; without `dtype` it is float32 (`auto`: as it was saved). One that is loaded already stays where and as it is
+    unless these are given.
 
     Raises:
         NotFoundError: no such folder, repository or revision.
@@ -54,16 +55,22 @@ def load_language_model(
     if isinstance(source, tuple):
         hf, tokenizer = source
         return _adopted(LanguageModel(hf, tokenizer, hf.config.name_or_path), dtype, device)
-    target = pick_device(device)
+    spread = device == "auto"
+    target = pick_device(None if spread else device)
     place = locate(str(source), revision)
     where = {"revision": place.commit} if place.commit else {}
     try:
         config = AutoConfig.from_pretrained(place.path, **where)
         kind = _torch_dtype(dtype or "float32", config)
-        _check_memory(place.name, config, kind, target)
+        if not spread:
+            _check_memory(place.name, config, kind, target)
         with _without_bar():
             hf = AutoModelForCausalLM.from_pretrained(
-                place.path, config=config, dtype=kind, device_map={"": str(target)}, **where
+                place.path,
+                config=config,
+                dtype=kind,
+                device_map="auto" if spread else {"": str(target)},
+                **where,
             )
         tokenizer = AutoTokenizer.from_pretrained(place.path, **where)
     except (OSError, ValueError) as error:
@@ -95,7 +102,7 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
 def _adopted(
     lm: LanguageModel, dtype: Dtype | None, device: str | torch.device | None
 ) -> LanguageModel:
-    if device is not None:
+    if device not in (None, "auto"):
         lm.hf.to(pick_device(device))
     if dtype is not None:
         lm.hf.to(_torch_dtype(dtype, lm.hf.config))
