@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check wheel browser peers bench clean
+.PHONY: quickstart test test-oldest-hub check wheel browser peers bench clean
 
 quickstart: $(VENV)/.ready
 	@$(BIN)/hsae quickstart
@@ -17,6 +17,12 @@ browser:
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; } \
 	|| echo "no chromium here: the tests of pages in a browser will be skipped"
+
+# The hub layer with the oldest client that it supports, laid over the newest one.
+OLDEST := $(VENV)/oldest-hub
+test-oldest-hub: $(VENV)/.ready-dev
+	test -d $(OLDEST) || $(BIN)/python -m pip install --quiet --no-deps --target $(OLDEST) 'huggingface_hub==1.31.*'
+	PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest tests/test_loopback.py tests/test_hub*.py
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

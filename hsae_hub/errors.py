@@ -107,10 +107,20 @@ class NetworkError(HSAEError):
 
 
 class CheckFailedError(HSAEError):
-    """Raised when a check ran to its end and what it measured is outside its limit."""
+    """Raised when a check ran to its end and what it measured is outside its limit; `report` is all that it found."""
 
     code = 9
     kind = "check_failed"
+
+    def __init__(
+        self, message: str, *, why: str = "", fix: str = "", report: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, why=why, fix=fix)
+        self.report = report
+
+    def as_dict(self) -> dict[str, Any]:
+        """As for every error, with the report if there is one."""
+        return {**super().as_dict(), **({"report": self.report} if self.report else {})}
 
 
 class ConflictError(HSAEError):

@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from hsae_hub.errors import InterruptedRun
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def stopped_at_once(*, why: str, fix: str) -> Iterator[None]:
+    """Ends work that waits for nobody at the first SIGINT or SIGTERM: inside it is a KeyboardInterrupt.
+
+    Raises:
+        InterruptedRun: it was stopped so.
+    """
+    received = [signal.SIGINT]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received[:] = [signal.Signals(number)]
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop) for number in _SIGNALS} if main else {}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRun("interrupted", signal=received[0], why=why, fix=fix) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:

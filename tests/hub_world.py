@@ -196,3 +196,16 @@ class ServerWorld(World):
 
     def damage(self, path: str, spoil: Callable[[bytes], bytes], repo: str = REPO) -> None:
         self.server.damage(repo, path, spoil)
+
+
+def seed(world: World, folder: Path, repo: str = REPO, **options: Any) -> str:
+    """Publishes a run, which is made if it is not there, behind the package's back; its commit."""
+    if not folder.exists():
+        make_run(folder, **options)
+    files = {name: folder / name for name in PUBLISHED}
+    return world.put({n: path.read_bytes() for n, path in files.items() if path.is_file()}, repo)
+
+
+def left_over(cache: Path) -> list[Path]:
+    """Parts of files that a pull has left."""
+    return [*cache.rglob("*.incomplete"), *cache.rglob("*.partial"), *cache.rglob("*.shared")]

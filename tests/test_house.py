@@ -12,8 +12,8 @@ from hsae_hub.assets import assets, embedded_model
 
 PACKAGE = Path(hsae_hub.__file__).parent
 FLOORS = [
-    ["errors", "assets", "problems", "signals", "launch"],
-    ["lock", "ops", "metrics", "render"],
+    ["errors", "assets", "problems", "launch"],
+    ["lock", "signals", "ops", "metrics", "render"],
     ["architectures"],
     ["artifact", "recipes"],
     ["models"],

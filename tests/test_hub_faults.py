@@ -71,10 +71,10 @@ def test_a_pull_asks_little_and_a_warm_one_less(world: ServerWorld) -> None:
     assert world.server.requests == []
 
 
-def test_load_brings_the_weights_and_nothing_beside(world: ServerWorld) -> None:
+def test_load_brings_the_weights_and_what_was_measured(world: ServerWorld) -> None:
     load(REPO, hub=world.hub("another"))
     got = {r.rpartition("/")[2] for r in world.server.requests if r.startswith("HEAD /org")}
-    assert got == {"config.json", "sae.safetensors", "stats.safetensors"}
+    assert got == {"config.json", "core.json", "sae.safetensors", "stats.safetensors"}
     assert not [r for r in world.server.requests if "baseline" in r]
 
 

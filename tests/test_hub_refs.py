@@ -13,7 +13,7 @@ from hub_world import REPO, make_run
 import hsae_hub
 from hsae_hub.errors import UsageError
 from hsae_hub.hub import Hub, Ref, load
-from hsae_hub.hub.pull import may_pull
+from hsae_hub.hub.locate import may_pull
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def sha256_file(path: Path) -> str:
 
 def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
     """Lets `write` make a file beside `path` (or writes the text), flushes it to disk, then renames it to `path`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         if isinstance(write, str):
             beside.write_text(write, encoding="utf-8")

@@ -39,6 +39,9 @@ Ref = Annotated[
     ),
 ]
 
+SHORT = 12
+"""Characters of a commit that are shown."""
+
 LOG_INTERVAL = 30.0
 """Seconds between lines of progress when stderr is not a terminal."""
 

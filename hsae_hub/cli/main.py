@@ -27,10 +27,12 @@ from hsae_hub.cli import (
     hub,
     interop,
     labels,
+    pull,
     push,
     quickstart,
     recipes,
     search,
+    show,
     splice,
     steer,
     suites,
@@ -54,10 +56,12 @@ app.add_typer(suites.app, name="suite")
 app.command(name="eval")(evaluate.evaluate)
 app.command()(card.card)
 app.command()(push.push)
-app.command()(hub.pull)
+app.command()(pull.pull)
 app.command()(search.search)
 app.command()(hub.ls)
-app.command()(hub.show)
+app.command()(show.show)
+app.command()(pull.verify)
+app.command()(pull.rm)
 app.command()(export.export)
 app.command(name="import")(interop.import_sae)
 app.command()(features.index)

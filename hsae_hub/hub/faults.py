@@ -12,6 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from hsae_hub.errors import (
@@ -21,6 +22,7 @@ from hsae_hub.errors import (
     HSAEError,
     NetworkError,
     NotFoundError,
+    ResourceError,
     UsageError,
 )
 
@@ -29,7 +31,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WAIT_LIMIT = 60.0
-"""Seconds that one pull or push waits between tries, in all."""
+"""Seconds that one pull or push spends on tries that bring nothing, and on waiting between tries, in all."""
 TRIES = 5
 """Times that one request is made."""
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -39,7 +41,11 @@ _PASSING_ERRNO = {
     errno.ECONNABORTED,
     errno.EPIPE,
     errno.ETIMEDOUT,
+    errno.ESTALE,
+    errno.EIO,
 }
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 _SIZES = (
@@ -71,6 +77,8 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed in a moment."""
     if isinstance(error, HSAEError) and not isinstance(error, NetworkError):
         return False
+    if _errno_of(error, _FULL | _FORBIDDEN):
+        return False
     status = status_of(error)
     if status is not None:
         return status in _PASSING
@@ -90,17 +98,23 @@ def is_transient(error: BaseException) -> bool:
 
 
 class Patience:
-    """Tries again what failed for a passing reason, until the waiting has used up its limit."""
+    """Tries again what failed for a passing reason, until its time is used up; None stands for `WAIT_LIMIT`."""
 
-    def __init__(self, seconds: float = WAIT_LIMIT) -> None:
-        self.left = seconds
+    def __init__(self, seconds: float | None = None) -> None:
+        self.left = WAIT_LIMIT if seconds is None else seconds
 
-    def call(self, attempt: Callable[[], T]) -> T:
-        """Result of `attempt`, which must be safe to repeat; its last exception when it keeps failing."""
+    def call(self, attempt: Callable[[], T], moved: Callable[[], bool] = lambda: False) -> T:
+        """Result of `attempt`, which must be safe to repeat; its last exception when it keeps failing.
+
+        `moved` tells whether bytes have come since it was asked last: the time of such a try was not lost.
+        """
         for number in range(1, TRIES + 1):
+            began = time.monotonic()
             try:
                 return attempt()
             except Exception as error:
+                if not moved():
+                    self.left -= time.monotonic() - began
                 wait = self._wait(error, number)
                 if wait is None:
                     raise
@@ -115,6 +129,23 @@ class Patience:
         asked = _retry_after(error)
         wait = asked if asked is not None else 2 ** (number - 2) * random.uniform(1, 1.5)
         return wait if wait <= self.left else None
+
+
+def local_fault(error: BaseException, doing: str, folder: Path) -> HSAEError | None:
+    """The package's own error where it is this machine that cannot keep what arrives; `folder` is its cache."""
+    if _errno_of(error, _FULL):
+        return ResourceError(
+            f"no space left for {doing}",
+            why=f"the disk of {folder} is full, or a limit on it is reached",
+            fix="hsae ls    then hsae rm what is not needed, or HF_HOME on another disk",
+        )
+    if _errno_of(error, _FORBIDDEN):
+        return DeniedError(
+            f"{doing}: {folder} cannot be written",
+            why=in_short(error),
+            fix="HF_HOME (or HSAE_HOME, for a folder hub) on a disk of yours",
+        )
+    return None
 
 
 def in_short(error: BaseException) -> str:
@@ -160,6 +191,8 @@ def explained(
                 why="HF_HUB_OFFLINE is set",
                 fix="unset HF_HUB_OFFLINE",
             )
+        if _named(cause, "SafetensorsParsingError"):
+            return CorruptError(f"{path} of {at} has no safetensors header", why=in_short(error))
         if _named(cause, "HFValidationError"):
             return UsageError(str(cause).strip().splitlines()[0])
     sizes = re.search(_SIZES, str(error), re.DOTALL)
@@ -192,6 +225,17 @@ def _by_status(
     if status is not None or is_transient(error):
         return NetworkError(f"{endpoint} did not answer for {at}", why=in_short(error))
     return None
+
+
+def _errno_of(error: BaseException, numbers: set[int]) -> bool:
+    """Whether the system refused something for one of these reasons; hf_xet says so in words only."""
+    for cause in causes(error):
+        if isinstance(cause, OSError) and cause.errno in numbers:
+            return True
+        told = re.search(r"\(os error (\d+)\)", str(cause)) if _is_of_xet(cause) else None
+        if told and int(told[1]) in numbers:
+            return True
+    return False
 
 
 def _retry_after(error: BaseException) -> float | None:

@@ -33,6 +33,7 @@ from hsae_hub.errors import (
     UsageError,
 )
 from hsae_hub.hub.cache import Cache, home
+from hsae_hub.hub.faults import is_transient, local_fault
 from hsae_hub.hub.header import read_header
 from hsae_hub.hub.places import (
     MAIN,
@@ -100,8 +101,15 @@ class FolderHub:
         target = self.cache.snapshot(repo, commit) / entry.path
         if again or not target.is_file():
             source = self._object(repo, entry)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._reading(repo, lambda: _copy(source, target, on_bytes))
+            self._reading(repo, lambda: source.open("rb").close())
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._reading(repo, lambda: _copy(source, target, on_bytes))
+            except OSError as error:
+                told = local_fault(error, f"{entry.path} of {repo}", self.cache.root)
+                if told is None:
+                    raise
+                raise told from error
         return target
 
     def tensors(self, repo: str, commit: str, entry: Entry) -> list[Tensor]:
@@ -272,10 +280,19 @@ class FolderHub:
     def _reading(self, repo: str, read: Callable[[], T]) -> T:
         try:
             return read()
-        except PermissionError as error:
-            raise DeniedError(f"{repo} on {self.name} may not be read", why=str(error)) from None
-        except (TimeoutError, ConnectionError) as error:  # a disk behind a network
-            raise NetworkError(f"{self.name} did not answer for {repo}", why=str(error)) from None
+        except OSError as error:
+            if isinstance(error, PermissionError) and self._is_here(error.filename):
+                raise DeniedError(
+                    f"{repo} on {self.name} may not be read", why=str(error)
+                ) from None
+            if is_transient(error):  # a disk behind a network
+                raise NetworkError(
+                    f"{self.name} did not answer for {repo}", why=str(error)
+                ) from None
+            raise
+
+    def _is_here(self, path: Any) -> bool:
+        return path is None or Path(str(path)).is_relative_to(self.root)
 
 
 def _read_commit(folder: Path, number: int) -> _Commit:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 from hsae_hub.errors import CorruptError
 from hsae_hub.hub.places import Tensor
 
 LIMIT = 1 << 24
-"""Largest header that is read, in bytes."""
+"""Largest header that is read of a file on this machine, in bytes."""
+REMOTE_LIMIT = 1 << 17
+"""Largest one that is read of a file on a hub, in bytes: a tensor takes about a hundred."""
+_FIRST = 1 << 13  # bytes that are asked for first: the header of most SAEs
 
 
 class Header(NamedTuple):
@@ -26,7 +30,31 @@ def read_header(file: BinaryIO, where: str) -> Header:
         CorruptError: it is none.
     """
     length = int.from_bytes(file.read(8), "little")
-    text = file.read(length) if 2 <= length <= LIMIT else b""
+    return _parsed(file.read(length) if 2 <= length <= LIMIT else b"", where)
+
+
+def read_remote_header(read: Callable[[int, int], bytes], size: int, where: str) -> Header:
+    """Reads the header of a file of `size` bytes of which `read` gives the bytes from one place up to another.
+
+    Raises:
+        CorruptError: it is none, or too long for one of an SAE.
+    """
+    head = read(0, min(_FIRST, size))
+    length = int.from_bytes(head[:8], "little")
+    if not 2 <= length <= min(REMOTE_LIMIT, size - 8):
+        raise CorruptError(
+            f"{where} has no safetensors header",
+            why=f"it says it is {length} bytes long, of a file of {size}",
+        )
+    while len(head) < length + 8:
+        more = read(len(head), length + 8)
+        if not more:
+            raise CorruptError(f"{where} ends within its header")
+        head += more
+    return _parsed(head[8 : length + 8], where)
+
+
+def _parsed(text: bytes, where: str) -> Header:
     try:
         found = json.loads(text)
         tensors = [
@@ -34,6 +62,6 @@ def read_header(file: BinaryIO, where: str) -> Header:
             for name, tensor in found.items()
             if name != "__metadata__"
         ]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CorruptError(f"{where} has no safetensors header") from None
     return Header(text, tensors)

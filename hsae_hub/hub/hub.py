@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hsae_hub.errors import UsageError
+from hsae_hub.hub.fetching import OnProgress
 from hsae_hub.hub.folder import FolderHub
 from hsae_hub.hub.huggingface import HuggingFace
 from hsae_hub.hub.listing import CachedSAE, ListedSAE, list_cached, list_hub
 from hsae_hub.hub.places import Place, Search
-from hsae_hub.hub.pull import OnProgress, Pulled, pull
+from hsae_hub.hub.pull import Pulled, PullPlan, plan_pull, pull
 from hsae_hub.hub.push import OnStep, Pushed, push
 from hsae_hub.hub.refs import Ref, check_target
+from hsae_hub.hub.removing import Removal, plan_removal, remove
 from hsae_hub.hub.show import Shown, show, show_folder
+from hsae_hub.hub.verify import Verified, verify, verify_folder
+
+if TYPE_CHECKING:
+    from hsae_hub.evaluation import CoreReport
 
 
 class Hub:
@@ -51,23 +58,47 @@ class Hub:
         return FolderHub(Path(self.location), cache_dir=self.cache_dir)
 
     def pull(
-        self, ref: str, *, features: bool = False, on_progress: OnProgress | None = None
+        self,
+        ref: str,
+        *,
+        features: bool = False,
+        verify: bool = False,
+        offline: bool = False,
+        on_progress: OnProgress | None = None,
     ) -> Pulled:
         """Brings the SAE `org/name[@revision][:subfolder]` to this machine, with every file checked.
 
-        The tables of its index come only with `features`.
+        The tables of its index come only with `features`. What was checked before, and not touched since, is hashed
+        again only with `verify`. `offline` takes all of it from the cache.
+
+        Raises:
+            UsageError: `ref` is a folder, or cannot be read.
+            NotFoundError: no such repository, revision, or SAE in it.
+            DeniedError: it may not be seen, or the cache may not be written.
+            CorruptError: a file is wrong, and was wrong again when it was fetched once more.
+            ResourceError: the disk has no space for it.
+            NetworkError: the hub is not reached and the cache does not hold all of it.
+            ConflictError: another process holds on to a file of it.
+        """
+        return pull(
+            self.place(),
+            _on_hub(ref, "a pull takes"),
+            features=features,
+            verify=verify,
+            offline=offline,
+            on_progress=on_progress,
+        )
+
+    def plan_pull(self, ref: str, *, features: bool = False) -> PullPlan:
+        """What `pull` would fetch; of a collection its manifest is, nothing else.
 
         Raises:
             UsageError: `ref` is a folder, or cannot be read.
             NotFoundError: no such repository, revision, or SAE in it.
             DeniedError: it may not be seen.
-            CorruptError: a file is wrong, and was wrong again when it was fetched once more.
-            NetworkError: the hub cannot be reached and the cache does not hold all of it.
+            NetworkError: the hub cannot be reached and the cache does not know the revision.
         """
-        parsed = Ref.parse(ref)
-        if parsed.folder is not None:
-            raise UsageError(f"{ref} is a folder; a pull takes org/name from a hub")
-        return pull(self.place(), parsed, features=features, on_progress=on_progress)
+        return plan_pull(self.place(), _on_hub(ref, "a pull takes"), features=features)
 
     def push(
         self,
@@ -128,6 +159,42 @@ class Hub:
             return show_folder(parsed.folder)
         return show(self.place(), parsed)
 
+    def verify(
+        self,
+        ref: str | Path,
+        *,
+        report: CoreReport | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Verified:
+        """Looks at every byte and every value of an SAE, which is pulled first if it is not here.
+
+        `report`, what `hsae_hub.evaluate` measured, is compared with the report that came with the SAE. What is wrong
+        is told by the result's `checks`, not raised.
+
+        Raises:
+            NotFoundError: no such folder, repository, revision, or SAE in it.
+            DeniedError: it may not be seen.
+            CorruptError: the config of a folder cannot be read.
+            NetworkError: the hub cannot be reached and the cache does not hold all of it.
+        """
+        parsed = Ref.parse(ref)
+        if parsed.folder is not None:
+            return verify_folder(parsed.folder, report)
+        return verify(self.place(), parsed, report, on_progress)
+
+    def plan_rm(self, ref: str) -> Removal:
+        """What of an SAE, of a revision, or of a repository is on this machine, and needed by nothing else there.
+
+        Raises:
+            UsageError: `ref` is a folder, or cannot be read.
+            NotFoundError: nothing of it is here.
+        """
+        return plan_removal(self.place().cache, _on_hub(ref, "rm takes from this machine"))
+
+    def rm(self, removal: Removal) -> None:
+        """Removes from this machine what `plan_rm` found; the hub is not asked."""
+        remove(self.place().cache, removal)
+
     def ls(self) -> list[CachedSAE]:
         """The SAEs of this hub that are on this machine; the hub is not asked."""
         return list_cached(self.place().cache)
@@ -150,3 +217,10 @@ class Hub:
         """
         place = self.place()
         return list_hub(place.repos(Search(query, model, layer), limit), place.cache)
+
+
+def _on_hub(ref: str, what: str) -> Ref:
+    parsed = Ref.parse(ref)
+    if parsed.folder is not None:
+        raise UsageError(f"{ref} is a folder; {what} org/name from a hub")
+    return parsed

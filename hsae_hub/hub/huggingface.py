@@ -11,10 +11,12 @@ from urllib.parse import urlsplit
 
 from hsae_hub import __version__
 from hsae_hub.errors import ConflictError, NetworkError, UsageError
-from hsae_hub.hub.cache import Cache
-from hsae_hub.hub.faults import Patience, explained
+from hsae_hub.hub.cache import PREFIX, Cache
+from hsae_hub.hub.faults import Patience, explained, local_fault
+from hsae_hub.hub.header import read_remote_header
 from hsae_hub.hub.places import Entry, OnBytes, Proposal, RepoInfo, Search, Tensor
 from hsae_hub.hub.upload import Change, landed, proposed, send
+from hsae_hub.hub.waiting import wait_for_lock
 
 _LOOKED_AT = 20_000  # repositories of one search, at most
 
@@ -34,19 +36,11 @@ class HuggingFace:
         token: str | None = None,
         cache_dir: Path | None = None,
     ) -> None:
-        from huggingface_hub import HfApi, constants
+        from huggingface_hub import HfApi, constants, get_token
 
         self.name = (endpoint or constants.ENDPOINT).rstrip("/")
-        host = urlsplit(self.name)
         own = endpoint is None or self.name in (constants.ENDPOINT, "https://huggingface.co")
-        if (
-            token
-            and host.scheme == "http"
-            and host.hostname not in ("127.0.0.1", "localhost", "::1")
-        ):
-            raise UsageError(
-                f"a token would go to {self.name} unencrypted", fix=f"https://{host.netloc}"
-            )
+        _check_address(self.name, bool(token or (own and get_token())))
         self.cache = Cache(cache_dir or Path(constants.HF_HUB_CACHE))
         self._api = HfApi(
             endpoint=self.name,
@@ -83,24 +77,79 @@ class HuggingFace:
         again: bool = False,
         on_bytes: OnBytes | None = None,
     ) -> Path:
+        arrived = 0
+
+        def count(number: int) -> None:
+            nonlocal arrived
+            arrived += number
+            if on_bytes is not None:
+                on_bytes(number)
+
+        def moved() -> bool:
+            nonlocal arrived
+            before, arrived = arrived, 0
+            return before > 0
+
         def ask() -> str:
+            self._wait_for_others(repo, entry)
             return self._api.hf_hub_download(
                 repo,
                 entry.path,
                 revision=commit,
                 cache_dir=self.cache.root,
                 force_download=again,
-                tqdm_class=_counter(on_bytes),
+                tqdm_class=_counter(count),
             )
 
-        return Path(self._ask(repo, commit, ask, entry.path))
+        try:
+            return Path(self._patience.call(ask, moved))
+        except Exception as error:
+            here = local_fault(error, f"{entry.path} of {repo}", self.cache.root)
+            told = here or explained(error, repo, commit, self.name, entry.path)
+            if told is None or told is error:
+                raise
+            raise told from error
+
+    def _wait_for_others(self, repo: str, entry: Entry) -> None:
+        """Waits for who fetches the same content, by the client's own lock: the client itself would wait for ever."""
+        name = entry.digest
+        folder = f"{PREFIX}{repo.replace('/', '--')}"
+        wait_for_lock(
+            self.cache.root / ".locks" / folder / f"{name}.lock",
+            self.cache.repo(repo) / "blobs" / f"{name}.*.incomplete",
+            f"{entry.path} of {repo}",
+        )
 
     def tensors(self, repo: str, commit: str, entry: Entry) -> list[Tensor]:
-        def ask() -> Any:
-            return self._api.parse_safetensors_file_metadata(repo, entry.path, revision=commit)
+        def ask() -> list[Tensor]:
+            def read(start: int, stop: int) -> bytes:
+                return self._read(repo, commit, entry.path, start, stop)
 
-        found = self._ask(repo, commit, ask, entry.path).tensors
-        return [Tensor(name, str(t.dtype), tuple(t.shape)) for name, t in found.items()]
+            return read_remote_header(read, entry.size, f"{entry.path} of {repo}").tensors
+
+        return self._ask(repo, commit, ask, entry.path)
+
+    def _read(self, repo: str, commit: str, path: str, start: int, stop: int) -> bytes:
+        """Some bytes of a file; no more are taken of a server that sends all of it."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            get_session,
+            hf_raise_for_status,
+        )
+
+        url = hf_hub_url(repo, path, revision=commit, endpoint=self.name)
+        headers = self._api._build_hf_headers() | {
+            "Range": f"bytes={start}-{stop - 1}",
+            "Accept-Encoding": "identity",
+        }
+        with get_session().stream("GET", url, headers=headers, follow_redirects=True) as answer:
+            hf_raise_for_status(answer)
+            found, left = b"", start if answer.status_code == 200 else 0
+            for block in answer.iter_bytes(chunk_size=4096):
+                found += block
+                if len(found) >= left + stop - start:
+                    break
+        return found[left : left + stop - start]
 
     def is_private(self, repo: str) -> bool:
         return bool(self._ask(repo, None, lambda: self._api.model_info(repo)).private)
@@ -198,6 +247,22 @@ class HuggingFace:
 def _repo_info(model: Any) -> RepoInfo:
     updated = model.last_modified.isoformat(timespec="seconds") if model.last_modified else ""
     return RepoInfo(model.id, bool(model.private), model.sha, updated, tuple(model.tags or ()))
+
+
+def _check_address(name: str, has_token: bool) -> None:
+    """Raises UsageError where a token, or a password in the address itself, could be seen by others."""
+    host = urlsplit(name)
+    if host.username or host.password:
+        raise UsageError(
+            f"the address of {host.hostname} has a name or password in it",
+            fix=f"{host.scheme}://{host.hostname}, and HF_TOKEN",
+        )
+    loopback = host.hostname in ("127.0.0.1", "localhost", "::1")
+    if has_token and host.scheme == "http" and not loopback:
+        raise UsageError(
+            f"a token would go to {name} unencrypted",
+            fix=f"https://{host.netloc}\nor without a token: unset HF_TOKEN, hf auth logout",
+        )
 
 
 def _entry(item: Any) -> Entry:

@@ -8,10 +8,11 @@ import torch
 
 from hsae_hub.artifact import CONFIG, WEIGHTS
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
+from hsae_hub.hub.fetching import OnProgress, fetch_checked
 from hsae_hub.hub.foreign import ForeignSAE, as_foreign, refuse_foreign
 from hsae_hub.hub.hub import Hub
+from hsae_hub.hub.locate import locate, no_sae
 from hsae_hub.hub.places import Place
-from hsae_hub.hub.pull import OnProgress, fetch_checked, locate, no_sae
 from hsae_hub.hub.refs import Ref
 from hsae_hub.interop import Imported, check_pickle, read_foreign
 

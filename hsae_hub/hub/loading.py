@@ -10,10 +10,11 @@ import torch
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import read_artifact
 from hsae_hub.features import FeatureIndex
+from hsae_hub.hub.fetching import OnProgress
 from hsae_hub.hub.foreign import ForeignSAE
 from hsae_hub.hub.hub import Hub
 from hsae_hub.hub.importing import fetch_foreign, is_ours
-from hsae_hub.hub.pull import OnProgress, pull
+from hsae_hub.hub.pull import pull
 from hsae_hub.hub.refs import Ref
 from hsae_hub.interop import read_foreign, recognise_folder
 

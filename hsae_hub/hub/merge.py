@@ -11,8 +11,9 @@ from hsae_hub.card import CARD, Run, check_card, is_rendered, render_card, rende
 from hsae_hub.errors import CheckFailedError, CorruptError, NotFoundError, UsageError
 from hsae_hub.hub.collect import BINARY, Sources
 from hsae_hub.hub.collection import agrees, files_of
+from hsae_hub.hub.fetching import fetch_checked
+from hsae_hub.hub.locate import may_pull
 from hsae_hub.hub.places import Entry, Place, same_content
-from hsae_hub.hub.pull import fetch_checked, may_pull
 
 _log = logging.getLogger(__name__)
 _LARGEST_TEXT = 1 << 20  # bytes; larger texts of SAEs that stay are not read for the card

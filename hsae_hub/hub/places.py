@@ -35,6 +35,11 @@ class Entry(NamedTuple):
     git_sha1: str | None = None
     """Git's hash of the content; None where the hub knows sha256."""
 
+    @property
+    def digest(self) -> str:
+        """The one of the two that the hub knows."""
+        return self.sha256 or str(self.git_sha1)
+
 
 class RepoInfo(NamedTuple):
     """A repository in a hub's list."""
@@ -91,6 +96,15 @@ class Proposal(NamedTuple):
     url: str
 
 
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool | None
+    """None: it could not be done."""
+    told: str
+
+
 class Tensor(NamedTuple):
     """A tensor of a weight file, as its header describes it."""
 
@@ -116,7 +130,7 @@ def content_hash(content: Path | bytes, entry: Entry) -> str:
 def same_content(content: Path | bytes, entry: Entry) -> bool:
     """Whether a local content is the one that the hub describes."""
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    return size == entry.size and content_hash(content, entry) == (entry.sha256 or entry.git_sha1)
+    return size == entry.size and content_hash(content, entry) == entry.digest
 
 
 @runtime_checkable

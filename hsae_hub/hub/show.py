@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 
 from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, read_config
 from hsae_hub.card import CARD
-from hsae_hub.errors import NotFoundError
+from hsae_hub.errors import CorruptError, NotFoundError
+from hsae_hub.hub.fetching import Fetched
 from hsae_hub.hub.foreign import refuse_foreign
 from hsae_hub.hub.header import read_header
+from hsae_hub.hub.locate import locate, no_sae
 from hsae_hub.hub.places import Entry, Place, Tensor
-from hsae_hub.hub.pull import check_collection, fetch_checked, locate, no_sae
+from hsae_hub.hub.pull import check_collection
 from hsae_hub.hub.refs import Ref
 
 CORE = "eval/core.json"
-_SMALL = 1 << 20  # bytes; larger texts are not read
+_SMALL = 1 << 16  # bytes; larger texts are not fetched for a look
 
 
 class Shown(NamedTuple):
@@ -77,11 +79,15 @@ def show(place: Place, ref: Ref) -> Shown:
         raise no_sae(ref, tree)
     prefix = ref.path("")
     files = [entry for path, entry in sorted(tree.items()) if path.startswith(prefix)]
+    own = tree[ref.path(CONFIG)]
+    if own.size > _SMALL and ref.path(WEIGHTS) in tree:  # else it may be that of a collection
+        raise CorruptError(f"{own.path} of {ref} has {own.size} bytes, expected at most {_SMALL}")
+    fetched = Fetched(place, repo, commit)
     for name in (CONFIG, CORE, CARD):
         entry = tree.get(ref.path(name))
         if entry is not None and entry.size <= _SMALL:
-            fetch_checked(place, repo, commit, entry)
-    check_collection(place, ref, commit, tree)
+            fetched.get(entry)
+    check_collection(ref, tree, fetched)
     folder = place.cache.snapshot(repo, commit) / (ref.subfolder or "")
     config = read_config(folder)
     weights = tree.get(ref.path(WEIGHTS))

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -130,10 +131,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        try:
+        with suppress(ConnectionError):  # a client that was killed
             self.handle_any()
-        except ConnectionError:  # a client that was killed
-            self.close_connection = True
+            return
+        self.close_connection = True
+
+    def finish(self) -> None:
+        with suppress(ConnectionError):
+            super().finish()
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
