@@ -14,6 +14,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,16 +67,18 @@ def hooked(lm: LanguageModel, change: Callable[[Tensor], Tensor]) -> Iterator[No
         handle.remove()
 
 
-def ways(lm: LanguageModel, sae: SAE[Any]) -> dict[str, tuple[Attached | None, Any]]:
-    """Who runs the model, and the block to run it in."""
+def ways(
+    lm: LanguageModel, plain: LanguageModel, sae: SAE[Any]
+) -> dict[str, tuple[Attached | None, Any]]:
+    """Who runs the model, and the block to run it in; `plain` is a copy that nothing was ever attached to."""
     place = f"layers.{lm.n_layers // 2}"
     ours, simple = (attach(sae, lm, hookpoint=place, engine=e) for e in ("nnsight", "hooks"))
     row = 0.01 * sae.decoder_rows(torch.tensor([12])).detach()[0]
     edits = {"units": "raw"}
     return {
         "plain model": (None, nullcontext),
-        "hook, steered": (None, lambda: hooked(lm, lambda h: h + row)),
-        "hook, spliced": (None, lambda: hooked(lm, lambda h: sae(h).sae_out)),
+        "hook, steered": (None, lambda: hooked(plain, lambda h: h + row)),
+        "hook, spliced": (None, lambda: hooked(plain, lambda h: sae(h).sae_out)),
         "attached, idle": (ours, nullcontext),
         "attached, steered": (ours, lambda: ours.steer(EDIT, **edits)),
         "attached, spliced": (ours, ours.splice),
@@ -95,7 +99,8 @@ BESIDE = {
 
 
 @torch.no_grad()
-def seconds(lm: LanguageModel, attached: Attached | None, block: Any, generated: bool) -> float:
+def seconds(plain: LanguageModel, attached: Attached | None, block: Any, generated: bool) -> float:
+    lm = plain if attached is None else attached.lm
     batch = pad_left(lm, encode_texts(lm, [TEXT * (1 if generated else 4)]))
     arguments = {"input_ids": batch.ids, "attention_mask": batch.mask}
     config = greedy(lm, NEW)
@@ -124,13 +129,14 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     for name, lm in models():
+        plain = replace(lm, hf=deepcopy(lm.hf))
         sae = build(shape(lm.d_model), seed=0).requires_grad_(False)
-        several = ways(lm, sae)
+        several = ways(lm, plain, sae)
         for generated in (False, True):
             times: dict[str, list[float]] = {way: [] for way in several}
             for turn in range(rounds + 1):
                 for way, (attached, block) in several.items():
-                    found = seconds(lm, attached, block, generated)
+                    found = seconds(plain, attached, block, generated)
                     if turn:  # the first one warms up
                         times[way].append(1000 * found)
             print(f"{name}, ms per {'generated token' if generated else 'forward'}")
