@@ -120,6 +120,15 @@ def test_steer_and_splice_answer(client: Client, shelf) -> None:
     assert lost["ce_spliced"] > 0 and lost["schema"] == "hsae.splice/1"
 
 
+def test_a_feature_is_told(client: Client) -> None:
+    found = client.predict("336/2", "", api_name="/feature")
+    assert found["schema"] == "hsae.feature/1"
+    assert (found["row"]["feature"], found["parent"]["feature"]) == ("336/2", "336")
+    assert len(found["children"]) == 16
+    with pytest.raises(AppError, match="99999"):
+        client.predict("99999", "", api_name="/feature")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,21 @@ def test_controls_and_spec_say_the_same(row) -> None:
 def test_controls_without_a_feature_are_told() -> None:
     with pytest.raises(UsageError, match="no feature to steer"):
         spec_of(("", "full", "", 1.0, "always", ""), "tiny")
+
+
+@pytest.mark.skipif(find_spec("mcp") is not None, reason="the extra mcp is installed")
+def test_tools_that_cannot_be_served_are_told(tmp_path) -> None:
+    environment = {**os.environ, "HSAE_HOME": str(tmp_path)}
+    found = subprocess.run(
+        [sys.executable, "-m", "hsae_hub", "demo", "tiny", "--mcp"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 7
+    assert "the tools cannot be served over MCP" in found.stderr
+    assert "pip install 'hsae-hub[mcp]'" in found.stderr
 
 
 def test_a_space_works_as_it_is_written(tmp_path, capsys) -> None:

@@ -69,11 +69,12 @@ def serve(shelf: Shelf, site: Site) -> gr.Blocks:
     except OSError as error:
         raise ResourceError(f"port {site.port} cannot be served: {error}", fix="--port N") from None
     app.router.routes.insert(0, Route("/healthz", _healthz))
-    if site.mcp and getattr(page, "mcp_error", None):
+    if site.mcp and page.mcp_error:  # gradio itself serves the page without a word
         page.close()
         raise ResourceError(
-            f"the tools cannot be served over MCP: {page.mcp_error}",
-            fix="pip install 'gradio[mcp]'    in an environment of its own: it needs older packages",
+            "the tools cannot be served over MCP",
+            why=page.mcp_error.removeprefix("Error launching MCP server: "),
+            fix="pip install 'hsae-hub[mcp]'    in an environment of its own: it needs older packages",
         )
     return page
 
