@@ -142,6 +142,9 @@ def test_parallel_files_have_the_same_lines(tmp_path: Path):
     one.write_text("a\nb\n")
     two.write_text("c\nd\n")
     assert read_parallel([one, two]).lines == [["a", "b"], ["c", "d"]]
+    two.write_text("c\n\n")
+    with pytest.raises(UsageError, match=r"de\.txt, line 2, is blank"):
+        read_parallel([one, two])
     two.write_text("c\n")
     with pytest.raises(UsageError, match=r"de\.txt 1 lines"):
         read_parallel([one, two])

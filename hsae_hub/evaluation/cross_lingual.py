@@ -36,7 +36,7 @@ def read_parallel(files: Sequence[Path]) -> Parallel:
 
     Raises:
         NotFoundError: a file is missing.
-        UsageError: fewer than two files, or files of different lengths.
+        UsageError: fewer than two files, files of different lengths, or a blank line.
     """
     if len(files) < 2:
         raise UsageError(
@@ -51,6 +51,9 @@ def read_parallel(files: Sequence[Path]) -> Parallel:
     if len(set(sizes)) > 1 or sizes[0] < 2:
         told = ", ".join(f"{file.name} {size:,}" for file, size in zip(files, sizes, strict=True))
         raise UsageError(f"the files have {told} lines, expected equal numbers, two or more")
+    for file, each in zip(files, lines, strict=True):
+        if blank := [number for number, line in enumerate(each, 1) if not line.strip()]:
+            raise UsageError(f"{file.name}, line {blank[0]}, is blank; expected a sentence a line")
     return Parallel([file.stem for file in files], lines)
 
 

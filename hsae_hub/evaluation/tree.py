@@ -114,6 +114,7 @@ class TreeSums:
 
     def _update(self, x: Float[Tensor, "t d"], ids: Int[Array, " t"]) -> None:
         n, m = self.sae.shape
+        x = x.float()  # differences of errors are lost in a model's 16 bits
         acts = self.sae.encode(x)
         act, below = acts.values.tensor_split(2, -1)
         index = acts.indices.tensor_split(2, -1)[1]
