@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-oldest-hub check wheel browser peers bench clean
+.PHONY: quickstart demo test test-oldest-hub check wheel browser peers bench clean
 
 quickstart: $(VENV)/.ready
 	@$(BIN)/hsae quickstart
+
+demo: $(VENV)/.ready-demo
+	@$(BIN)/hsae demo --open
 
 test: check wheel browser
 	$(BIN)/python -m pytest
@@ -59,6 +62,10 @@ $(VENV)/bin/python:
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
+
+$(VENV)/.ready-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@ $(VENV)/.ready
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
