@@ -4,16 +4,10 @@ from typing import Any
 
 import attach_oracle as oracle
 import pytest
-import torch
 
 from hsae_hub.architectures import SAE
 from hsae_hub.attach import Attached, attach
 from hsae_hub.models import LanguageModel
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

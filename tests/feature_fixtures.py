@@ -6,17 +6,11 @@ from typing import Any
 
 import attach_oracle as oracle
 import pytest
-import torch
 from small_corpus import DATA
 
 from hsae_hub.architectures import SAE
 from hsae_hub.features import Indexed, build_index
 from hsae_hub.models import LanguageModel
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -25,11 +25,6 @@ LENS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module", params=list(MODULES))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from hsae_hub.attach import SpliceReport
 from hsae_hub.cli.main import run
@@ -29,11 +28,6 @@ baseline: {architecture: topk, d_in: 256, d_sae: 32, k: 4}
 train: {steps: 8, batch_size: 128, lr: 1e-3, warmup_steps: 2, log_every: 2, checkpoint_every: 4}
 eval: {tokens: 300}
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

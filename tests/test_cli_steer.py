@@ -7,18 +7,12 @@ from typing import Any
 
 import attach_oracle as oracle
 import pytest
-import torch
 
 from hsae_hub.attach import Edit, Gate, attach, read_steering
 from hsae_hub.cli.main import run
 
 PROMPT = "The town is"
 SHORT = ["--max-new-tokens", "5"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

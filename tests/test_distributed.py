@@ -12,11 +12,10 @@ import pytest
 import torch
 import yaml
 from test_architectures import TINY
-from test_training import (  # noqa: F401  (one_thread is a fixture)
+from test_training import (
     RECIPE,
     interrupt_at,
     metrics,
-    one_thread,
 )
 
 from hsae_hub.artifact import read_artifact

@@ -15,7 +15,6 @@ from planted import (
     tree_of_hsae,
     unit,
 )
-from test_training import one_thread  # noqa: F401
 
 
 def found(config, read, seed):

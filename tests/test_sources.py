@@ -24,15 +24,6 @@ from hsae_hub.recipes import DataSource
 LINES = [f"Sentence {i} is about the number {i * i} and a few other things." for i in range(30)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors here are too small for more, and threads wait long for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def lm():
     return load_language_model(device="cpu")

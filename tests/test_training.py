@@ -49,15 +49,6 @@ RECIPE = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors here are too small for more, and threads wait long for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"

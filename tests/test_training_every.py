@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from test_architectures import TINY
-from test_training import RECIPE, metrics, one_thread  # noqa: F401
+from test_training import RECIPE, metrics
 from test_training_kill import start, stop_after
 
 from hsae_hub.architectures import dynamic, list_architectures

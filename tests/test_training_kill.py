@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 import yaml
-from test_training import RECIPE, assert_same_weights, one_thread  # noqa: F401
+from test_training import RECIPE, assert_same_weights
 
 from hsae_hub.recipes import load_recipe
 from hsae_hub.training import train

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 import yaml
-from test_training import RECIPE, interrupt_at, one_thread  # noqa: F401
+from test_training import RECIPE, interrupt_at
 
 from hsae_hub.cli.main import run
 from hsae_hub.errors import InterruptedRun, ResourceError, UsageError

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hsae_hub.assets import TINY
-from hsae_hub.cli.common import Device, HubOption, Output, Quiet
+from hsae_hub.cli.common import Device, HubOption, Json, Output, Quiet
 from hsae_hub.cli.loading import Model
 from hsae_hub.errors import ResourceError, UsageError
 
@@ -52,6 +52,7 @@ def demo(
     model: Model = None,
     device: Device = None,
     hub: HubOption = None,
+    json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Open a page: a text as a tree of features, their own pages, steering beside the unsteered text.
@@ -62,7 +63,7 @@ def demo(
       hsae demo runs/mine --port 8080
       hsae demo org/name --export-space my-space
     """
-    out = Output("demo", quiet=quiet)
+    out = Output("demo", json=json, quiet=quiet)
     users = [_user(each) for each in auth or []]
     shown = refs or [TINY]
     _need_gradio()
@@ -74,13 +75,14 @@ def demo(
             raise UsageError("a Space shows one SAE", fix="hsae demo org/name --export-space DIR")
         export_space(space, shown[0], Hub(hub))
         told = f"{space}\npush it: hf upload org/my-space {space} . --repo-type space"
-        out.result({}, told, str(space))
+        out.result({"space": str(space)}, told, str(space))
         return
     shelf = Shelf(shown, Hub(hub), model=model, device=device)
     out.talk(f"loading {shelf.start()}")
     shelf.open(shelf.start())
     page = serve(shelf, Site(host, port, share, users, root_path, open_browser, mcp))
-    typer.echo(page.share_url or page.local_url)
+    url = page.share_url or page.local_url
+    out.result({"url": url}, url, url)
     page.block_thread()
 
 
