@@ -69,12 +69,20 @@ def encode_texts(lm: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
     """
     if not texts:
         raise UsageError("no text was given")
-    rows = [[int(i) for i in lm.tokenizer(text, verbose=False)["input_ids"]] for text in texts]
-    for number, row in enumerate(rows):
-        if not row:
-            raise UsageError(f"text {number} has no token, and the tokenizer adds none")
-        check_length(lm, len(row), f"text {number}")
-    return rows
+    return [encode_text(lm, text, number) for number, text in enumerate(texts)]
+
+
+def encode_text(lm: LanguageModel, text: str, number: int) -> list[int]:
+    """Token ids of one text; `number` is what an error calls it.
+
+    Raises:
+        UsageError: it has no token, or is longer than the model can read.
+    """
+    row = [int(i) for i in lm.tokenizer(text, verbose=False)["input_ids"]]
+    if not row:
+        raise UsageError(f"text {number} has no token, and the tokenizer adds none")
+    check_length(lm, len(row), f"text {number}")
+    return row
 
 
 def check_length(lm: LanguageModel, length: int, what: str) -> None:

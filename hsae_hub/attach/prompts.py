@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from hsae_hub.attach.batches import check_length, encode_texts
+from hsae_hub.attach.batches import check_length, encode_text
 from hsae_hub.errors import UsageError
 from hsae_hub.models import LanguageModel
 
@@ -35,8 +35,8 @@ def encode_prompts(lm: LanguageModel, prompts: Sequence[Prompt]) -> list[list[in
     if not prompts:
         raise UsageError("no text was given")
     return [
-        encode_texts(lm, [prompt])[0] if isinstance(prompt, str) else _encode_chat(lm, prompt)
-        for prompt in prompts
+        encode_text(lm, prompt, number) if isinstance(prompt, str) else _encode_chat(lm, prompt)
+        for number, prompt in enumerate(prompts)
     ]
 
 
