@@ -349,7 +349,9 @@ def test_from_a_run_to_a_pulled_sae_by_commands(
     succeed("push", str(finished), "you/rows", *hub)
     succeed("pull", "you/rows", *hub)
     assert "weight of lm_head" in succeed("show", "you/rows", *hub)
-    report = json.loads(succeed("eval", "you/rows", "--json", "--no-progress", *hub))["reports"]["core"]
+    report = json.loads(succeed("eval", "you/rows", "--json", "--no-progress", *hub))["reports"][
+        "core"
+    ]
     assert report["tokens"] > 300 and "seen_tokens" not in report["saes"]["sae"]
     tree = succeed("decompose", "you/rows", TEXT, "--token", "last", *hub)
     assert "' village'" in tree and "lm_head.weight" in tree and "└─" in tree
