@@ -49,7 +49,11 @@ def imported_rooms(path: Path) -> set[str]:
     return {p[1] for p in parts if not p[1].startswith("__")}
 
 
-FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+FILES = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py" and "_assets" not in path.relative_to(PACKAGE).parts
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
