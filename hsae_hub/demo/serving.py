@@ -17,6 +17,8 @@ from hsae_hub.errors import ResourceError
 
 _WAITING = 64
 """Visitors whose turn at the model has not come; one more is told to come again."""
+_VISITORS = 200
+"""Visitors whose view is kept: of more the one that was idle longest begins anew. Gradio holds 0.4 MB for each."""
 _UPLOAD = "1mb"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -58,6 +60,7 @@ def serve(shelf: Shelf, site: Site) -> gr.Blocks:
             inbrowser=site.open_browser,
             max_file_size=_UPLOAD,
             strict_cors=True,
+            state_session_capacity=_VISITORS,
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,
