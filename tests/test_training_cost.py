@@ -108,6 +108,8 @@ def test_flops_of_a_tree_agree_with_the_formula():
     assert flops(HSAE) == wanted
     assert flops({**HSAE, "lambda_ortho": 0}) == wanted - 3 * ortho
     assert flops({**HSAE, "penalty_every": 4}) == wanted
+    assert flops({**HSAE, "l1_over": "active"}) == wanted - encoder + parents
+    assert flops({**HSAE, "lambda_l1": 0}) == wanted - encoder + parents
     probes = 2 * 2 * d * n * 32  # 32 vectors through E and D; the first product has one gradient
     assert flops({**HSAE, "ortho": "probes"}) == wanted - 3 * ortho + 2.5 * probes
 
@@ -115,10 +117,10 @@ def test_flops_of_a_tree_agree_with_the_formula():
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [
-        # encoder: product, gradient of the weights, and of tokens where b_dec is taken from them
-        ({"architecture": "topk", "bias": False, "aux_weight": 0, "k": 4}, (4 * 64 + 6 * 4)),
-        ({"architecture": "topk", "aux_weight": 0, "k": 4}, (6 * 64 + 6 * 4)),
-        # all latents dead: d_in / 2 of them reconstruct the error
+        # encoder: product, and gradients of the columns and biases of active latents
+        ({"architecture": "topk", "bias": False, "aux_weight": 0, "k": 4}, (2 * 64 + 8 * 4)),
+        ({"architecture": "topk", "aux_weight": 0, "k": 4}, (2 * 64 + 8 * 4 + 2 * 4 / 48)),
+        # all latents dead: d_in / 2 of them reconstruct the error, and every column has a gradient
         ({"architecture": "topk", "bias": False, "k": 4}, (4 * 64 + 6 * 4 + 6 * 24)),
         ({"architecture": "l1"}, 12 * 64),
         ({"architecture": "group"}, 10 * 64),
@@ -126,7 +128,7 @@ def test_flops_of_a_tree_agree_with_the_formula():
     ],
 )
 def test_flops_of_flat_saes_agree_with_the_formula(config, wanted):
-    assert flops({"d_in": 48, "d_sae": 64, **config}) == B * 48 * wanted
+    assert flops({"d_in": 48, "d_sae": 64, **config}) == round(B * 48 * wanted)
 
 
 def test_flops_of_experts_are_those_of_one():

@@ -21,6 +21,7 @@ from hsae_hub.ops import (
     normalize_rows_,
     pair_dot,
     project_out_rows_,
+    topk_linear,
     weighted_rows,
 )
 
@@ -73,8 +74,8 @@ class HSAEConfig(SAEConfig, frozen=True):
 class _Codes(NamedTuple):
     """Everything a forward pass computes of normalised tokens."""
 
-    above: Float[Tensor, "batch n"]
-    """Parents' pre-activations where they reach the threshold, else 0."""
+    pre: Float[Tensor, "batch n"]
+    """Parents' pre-activations."""
     parents: Float[Tensor, "batch k"]
     parent_indices: Int64[Tensor, "batch k"]
     all_children: Float[Tensor, "batch k m"]
@@ -149,7 +150,7 @@ class HSAE(SAE[HSAEConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
-        codes = self._codes(x if self.b_dec is None else x - self.b_dec)
+        codes = self._codes(x)
         return (
             torch.cat([codes.parents, codes.children], -1),
             torch.cat([codes.parent_indices, codes.child_rows + self.shape.n_parents], -1),
@@ -178,16 +179,15 @@ class HSAE(SAE[HSAEConfig]):
         normal, scale, _ = self.normalize(x.reshape(-1, self.d_in))
         parents, _ = acts.indices.tensor_split(2, -1)
         rows = parents.reshape(len(normal), -1)
-        children = self._all_children(normal if self.b_dec is None else normal - self.b_dec, rows)
+        children = self._all_children(self._without_bias(normal), rows)
         return (children * scale[:, None, None]).reshape(*parents.shape, -1)
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        if self.b_dec is not None:
-            x = x - self.b_dec
         codes = self._codes(x)
+        x = self._without_bias(x)
         high = weighted_rows(codes.parents, codes.parent_indices, self.W_dec)
         low = self._decode_children(codes.children, codes.child_rows)
         reconstruction = (x - high - low).square().sum(-1).mean()
@@ -198,7 +198,8 @@ class HSAE(SAE[HSAEConfig]):
             ramp = min(1.0, step.step / max(self.config.penalty_warmup_steps, 1))
             weight = self.config.penalty_every * (ramp if self.config.penalty_warmup_steps else 1.0)
             parts["l1"] = self._l1(codes)
-            loss = loss + weight * self.config.lambda_l1 * parts["l1"]
+            if self.config.lambda_l1 > 0:  # else the encoder's gradient is that of the kept parents
+                loss = loss + weight * self.config.lambda_l1 * parts["l1"]
             if self.config.lambda_ortho > 0:
                 parts["ortho"] = self._ortho(step)
                 loss = loss + weight * self.config.lambda_ortho * parts["ortho"]
@@ -214,22 +215,32 @@ class HSAE(SAE[HSAEConfig]):
         normalize_rows_(self.child_W_dec_T)
 
     def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:
-        pre = x @ self.W_enc
-        above = torch.where(pre >= self.theta, pre, 0)
-        parents, parent_indices = above.topk(self.config.k, sorted=False)
-        if self.config.variant == "released":
-            parent_indices = _lowest_first(above.detach(), parents, parent_indices)
-            parents = above.gather(-1, parent_indices)
-        all_children = self._all_children(x, parent_indices)
+        pre, kept, parent_indices = topk_linear(x, self.W_enc, self._largest, centre=self.b_dec)
+        parents = self._above(kept)
+        all_children = self._all_children(self._without_bias(x), parent_indices)
         children, best = all_children.max(-1)
         return _Codes(
-            above,
+            pre,
             parents,
             parent_indices,
             all_children,
             torch.where(parents > 0, children, 0),
             parent_indices * self.shape.n_children + best,
         )
+
+    def _above(self, pre: Float[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+        """Parents' pre-activations where they reach the threshold, else 0."""
+        return torch.where(pre >= self.theta, pre, 0)
+
+    def _largest(self, pre: Float[Tensor, "batch n"]) -> Int64[Tensor, "batch k"]:
+        above = self._above(pre)
+        parents, indices = above.topk(self.config.k, sorted=False)
+        return (
+            _lowest_first(above, parents, indices) if self.config.variant == "released" else indices
+        )
+
+    def _without_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        return x if self.b_dec is None else x - self.b_dec
 
     def _all_children(
         self, x: Float[Tensor, "batch d_in"], parents: Int64[Tensor, "batch k"]
@@ -258,7 +269,7 @@ class HSAE(SAE[HSAEConfig]):
         children = codes.all_children.abs().sum(-1)
         if self.config.variant == "paper":
             children = torch.where(codes.parents > 0, children, 0)
-        return (codes.above.sum(-1) + children.sum(-1)).mean()
+        return (self._above(codes.pre).sum(-1) + children.sum(-1)).mean()
 
     def _ortho(self, step: TrainStep) -> Float[Tensor, ""]:
         probes = None

@@ -16,8 +16,10 @@ from hsae_hub.ops import (
     find_dead_,
     normalize_rows_,
     revival_loss,
+    topk_linear,
     weighted_rows,
 )
+from hsae_hub.ops.topk_linear import Kept
 
 
 class TopKConfig(SAEConfig, frozen=True):
@@ -91,15 +93,14 @@ class TopKSAE(SAE[TopKConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-        values, indices = self._pre_acts(x).topk(self.config.k, sorted=False)
-        return values.relu(), indices
+        kept = self._encoded(x)
+        return kept.values.relu(), kept.indices
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        pre = self._pre_acts(x)
-        values, indices = pre.topk(self.config.k, sorted=False)
+        pre, values, indices = self._encoded(x)
         values = values.relu()
         error = x - self._add_bias(weighted_rows(values, indices, self.W_dec))
         reconstruction = error.square().sum(-1).mean()
@@ -120,11 +121,14 @@ class TopKSAE(SAE[TopKConfig]):
             "aux": aux,
         }
 
-    def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        if self.b_enc is None or self.b_dec is None:
-            return x @ self.W_enc
-        centred = x - self.b_dec if self.config.pre_encoder_bias else x
-        return torch.addmm(self.b_enc, centred, self.W_enc)
+    def _encoded(self, x: Float[Tensor, "batch d_in"]) -> Kept:
+        return topk_linear(
+            x,
+            self.W_enc,
+            lambda pre: pre.topk(self.config.k, sorted=False).indices,
+            bias=self.b_enc,
+            centre=self.b_dec if self.config.pre_encoder_bias else None,
+        )
 
     def _add_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         return x if self.b_dec is None else x + self.b_dec

@@ -17,5 +17,6 @@ from hsae_hub.ops.penalties import cross_orthogonality as cross_orthogonality
 from hsae_hub.ops.similar import similar_pairs as similar_pairs
 from hsae_hub.ops.sparse import pair_dot as pair_dot
 from hsae_hub.ops.sparse import weighted_rows as weighted_rows
+from hsae_hub.ops.topk_linear import topk_linear as topk_linear
 from hsae_hub.ops.whitening import Whitening as Whitening
 from hsae_hub.ops.whitening import whitening as whitening

@@ -30,6 +30,24 @@ def pair_dot(
     return _PairDot.apply(x, table, rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def row_gradient(
+    x: Float[Tensor, "batch width"],
+    values: Float[Tensor, "batch q"],
+    rows: Int64[Tensor, "batch q"],
+    n: int,
+) -> Float[Tensor, "n width"]:
+    """`out[rows[t, i]] += values[t, i] · x[t]` over all `t` and `i`, from zero: the gradient of a table of `n` rows.
+
+    A row's addends come in the same order every time. The operator is what embedding_bag's backward runs; no public
+    name reaches it.
+    """
+    flat, _, bags = _bags(rows)
+    sizes = torch.full((len(rows),), rows.shape[1], device=rows.device)
+    return torch.ops.aten._embedding_bag_dense_backward(  # type: ignore[no-any-return]
+        x.contiguous(), flat, bags, sizes, sizes, n, False, _SUM, values.reshape(-1)
+    )
+
+
 class _PairDot(torch.autograd.Function):
     """The operator is what embedding_bag's backward runs for its weights; no public name reaches it."""
 
@@ -47,13 +65,7 @@ class _PairDot(torch.autograd.Function):
         x, table, rows = ctx.saved_tensors
         grad = grads[0].contiguous()
         grad_x = weighted_rows(grad, rows, table) if ctx.needs_input_grad[0] else None
-        grad_table = None
-        if ctx.needs_input_grad[1]:
-            flat, _, bags = _bags(rows)
-            sizes = torch.full((len(rows),), rows.shape[1], device=rows.device)
-            grad_table = torch.ops.aten._embedding_bag_dense_backward(
-                x.contiguous(), flat, bags, sizes, sizes, len(table), False, _SUM, grad.reshape(-1)
-            )
+        grad_table = row_gradient(x, grad, rows, len(table)) if ctx.needs_input_grad[1] else None
         return grad_x, grad_table, None
 
 

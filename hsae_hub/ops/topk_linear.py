@@ -1,0 +1,97 @@
+"""A linear encoder of which a few entries a token are kept, and whose gradient takes only those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hsae_hub.ops.sparse import row_gradient
+
+_STRIP = (
+    256  # columns of x at once: their gradients, before they are turned, stay in a core's cache
+)
+
+
+class Kept(NamedTuple):
+    """Pre-activations, and those of them that were chosen."""
+
+    pre: Float[Tensor, "batch n"]
+    values: Float[Tensor, "batch k"]
+    """`pre` at `indices`."""
+    indices: Int64[Tensor, "batch k"]
+
+
+def topk_linear(
+    x: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_in n"],
+    choose: Callable[[Tensor], Tensor],
+    *,
+    bias: Float[Tensor, " n"] | None = None,
+    centre: Float[Tensor, " d_in"] | None = None,
+) -> Kept:
+    """`pre = (x - centre) W + bias`, and its entries at the `k` different places a token that `choose(pre)` names.
+
+    A loss of `values` alone costs, backward, `k` columns of `W` a token, and `pre` is not held for it; a loss of `pre`
+    too costs the dense products. Sparse backward of the encoder: EleutherAI's sparsify.
+    """
+    return Kept(*_TopKLinear.apply(x, W, bias, centre, choose))  # type: ignore[no-untyped-call]
+
+
+class _TopKLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        bias: Tensor | None,
+        centre: Tensor | None,
+        choose: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        centred = x if centre is None else x - centre
+        pre = centred @ W if bias is None else torch.addmm(bias, centred, W)
+        indices = choose(pre)
+        ctx.save_for_backward(x, W, centre, indices)
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        return pre, pre.gather(-1, indices), indices
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, W, centre, indices = ctx.saved_tensors
+        for_pre, for_values, _ = grads
+        needs_x, needs_W, needs_bias, needs_centre, _ = ctx.needs_input_grad
+        centred = x if centre is None else x - centre
+        values = x.new_zeros(indices.shape) if for_values is None else for_values
+        grad_x = grad_W = total = None
+        if for_pre is None:
+            if needs_W:
+                grad_W = _columns_gradient(centred, values, indices, W)
+            if needs_bias or needs_centre:
+                total = row_gradient(x.new_ones(len(x), 1), values, indices, W.shape[1])[:, 0]
+        if for_pre is not None or needs_x:
+            start = x.new_zeros(len(x), W.shape[1]) if for_pre is None else for_pre
+            dense = start.scatter_add(-1, indices, values)
+            grad_x = dense @ W.T if needs_x else None
+            if for_pre is not None:
+                grad_W = centred.T @ dense if needs_W else None
+                total = dense.sum(0) if needs_bias or needs_centre else None
+        grad_centre = -(W @ total) if needs_centre else None
+        return grad_x, grad_W, total if needs_bias else None, grad_centre, None
+
+
+def _columns_gradient(x: Tensor, values: Tensor, indices: Tensor, like: Tensor) -> Tensor:
+    """The gradient of a matrix of columns, of which row gradients are turned a strip at a time.
+
+    Sums are taken in float32 at least: a column that many tokens use has many addends.
+    """
+    precise = torch.promote_types(x.dtype, torch.float32)
+    x, values = x.to(precise), values.to(precise)
+    grad = torch.empty_like(like)
+    for start in range(0, x.shape[1], _STRIP):
+        strip = slice(start, start + _STRIP)
+        grad[strip].copy_(row_gradient(x[:, strip], values, indices, like.shape[1]).T)
+    return grad
