@@ -35,8 +35,8 @@ def topk_linear(
 ) -> Kept:
     """`pre = (x - centre) W + bias`, and its entries at the `k` different places a token that `choose(pre)` names.
 
-    A loss of `values` alone costs, backward, `k` columns of `W` a token, and `pre` is not held for it; a loss of `pre`
-    too costs the dense products. Sparse backward of the encoder: EleutherAI's sparsify.
+    A loss of `values` alone costs, backward, `k` columns of `W` a token, and `pre` is not held for it; one of `pre`
+    too, or a gradient of `x`, costs the dense products. Sparse backward of the encoder: EleutherAI's sparsify.
     """
     return Kept(*_TopKLinear.apply(x, W, bias, centre, choose))  # type: ignore[no-untyped-call]
 
@@ -66,19 +66,18 @@ class _TopKLinear(torch.autograd.Function):
         needs_x, needs_W, needs_bias, needs_centre, _ = ctx.needs_input_grad
         centred = x if centre is None else x - centre
         values = x.new_zeros(indices.shape) if for_values is None else for_values
-        grad_x = grad_W = total = None
-        if for_pre is None:
-            if needs_W:
-                grad_W = _columns_gradient(centred, values, indices, W)
-            if needs_bias or needs_centre:
+        needs_total = needs_bias or needs_centre
+        grad_x = total = None
+        if for_pre is None and not needs_x:
+            grad_W = _columns_gradient(centred, values, indices, W) if needs_W else None
+            if needs_total:
                 total = row_gradient(x.new_ones(len(x), 1), values, indices, W.shape[1])[:, 0]
-        if for_pre is not None or needs_x:
+        else:
             start = x.new_zeros(len(x), W.shape[1]) if for_pre is None else for_pre
             dense = start.scatter_add(-1, indices, values)
             grad_x = dense @ W.T if needs_x else None
-            if for_pre is not None:
-                grad_W = centred.T @ dense if needs_W else None
-                total = dense.sum(0) if needs_bias or needs_centre else None
+            grad_W = centred.T @ dense if needs_W else None
+            total = dense.sum(0) if needs_total else None
         grad_centre = -(W @ total) if needs_centre else None
         return grad_x, grad_W, total if needs_bias else None, grad_centre, None
 

@@ -109,7 +109,7 @@ def steps(config: dict[str, Any], batch: int) -> tuple[Callable[[], None], Calla
 
 
 class Peer:
-    """SAELens, which makes a step for each line that it is sent; its memory is not this process's."""
+    """SAELens, which makes a step for each line that it is sent."""
 
     def __init__(self, python: str, *sizes: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -186,10 +186,11 @@ def main() -> None:
         pairs = [(way, f"{way}, dense") for way in works]
         if peer is not None:
             ways[peer.name] = nullcontext, peer.step
-            pairs.append((f"{name}, trainer", peer.name))
+            pairs += [(way, peer.name) for way in works]
         times, memory = measure(ways, asked.rounds)
         for way, found in times.items():
-            print(f"{way:22} {told(found, ' s'):26}  {memory[way]:.2f} GB")
+            took = "" if peer is not None and way == peer.name else f"{memory[way]:.2f} GB"
+            print(f"{way:22} {told(found, ' s'):26}  {took}".rstrip())
         for way, other in pairs:
             ratios = [a / b for a, b in zip(times[way], times[other], strict=True)]
             print(f"{way} / {other}: {told(ratios)}", flush=True)
