@@ -1,6 +1,6 @@
 """A training step with the encoder's gradient from the kept latents alone, beside the same step with the dense one.
 
-    python tests/bench/step.py [--rounds 7] [--latents 16384] [--batch 1024]
+    python tests/bench/step.py [--rounds 7] [--latents 16384] [--batch 1024] [--of topk hsae]
 
 Both ways take turns in one process, on one thread; a ratio is taken within a round, and its median stands with its
 quartiles. A step is forward, backward and fused Adam; `trainer` is the trainer's whole step, which also clips, and
@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--latents", type=int, default=16_384)
     parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--of", nargs="+", default=["topk", "hsae"], help="what to measure")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     flat = {"architecture": "topk", "d_sae": asked.latents}
@@ -176,8 +177,9 @@ def main() -> None:
     cheap = {"lambda_ortho": 0.0, "l1_over": "active"}
     python = os.environ.get("HSAE_PEERS_PYTHON")
     peer = Peer(python, D_IN, asked.latents, K, asked.batch) if python else None
-    for name, config in (("topk", flat), ("hsae", {**tree, **cheap})):
-        plain, whole = steps({"d_in": D_IN, "k": K, **config}, asked.batch)
+    configs = {"topk": flat, "hsae": {**tree, **cheap}}
+    for name in asked.of:
+        plain, whole = steps({"d_in": D_IN, "k": K, **configs[name]}, asked.batch)
         works = {name: plain, f"{name}, trainer": whole}
         ways: dict[str, tuple[Any, Callable[[], None]]] = {}
         for way, work in works.items():
