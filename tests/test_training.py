@@ -13,7 +13,14 @@ import yaml
 from hsae_hub.activations import ActivationStream
 from hsae_hub.architectures import build
 from hsae_hub.artifact import read_artifact
-from hsae_hub.errors import CorruptError, DivergedError, InterruptedRun, MisfitError, UsageError
+from hsae_hub.errors import (
+    CorruptError,
+    DivergedError,
+    InterruptedRun,
+    MisfitError,
+    NotFoundError,
+    UsageError,
+)
 from hsae_hub.recipes import load_recipe
 from hsae_hub.signals import StopSignals
 from hsae_hub.training import train
@@ -333,3 +340,16 @@ def test_weights_can_be_bfloat16(recipe_file, tmp_path):
     resumed = train(load_recipe(recipe_file, overrides=short), out, device="cpu")
     for name, tensor in result.sae.weights().items():
         assert torch.equal(tensor, resumed.sae.weights()[name])
+
+
+def test_a_start_that_failed_before_its_first_step_leaves_the_folder_free(recipe_file, tmp_path):
+    out = tmp_path / "out"
+    missing = load_recipe(recipe_file, overrides=["data.train=[{text: [missing.txt]}]"])
+    with pytest.raises(NotFoundError, match=r"missing\.txt"):
+        train(missing, out, device="cpu")
+    assert (out / "resolved.yaml").is_file()
+    loaded = load_recipe(recipe_file)
+    train(loaded, out, device="cpu")
+    assert load_recipe(out / "resolved.yaml").recipe == loaded.recipe
+    with pytest.raises(UsageError, match="holds a run of another recipe"):
+        train(missing, out, device="cpu")

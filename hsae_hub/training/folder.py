@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 import hsae_hub
-from hsae_hub.artifact import write_atomic
+from hsae_hub.artifact import CONFIG, write_atomic
 from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.launch import place
 from hsae_hub.recipes import LoadedRecipe, differing, dump_recipe, keys_of, load_recipe
@@ -35,6 +35,8 @@ def check_folder(out: Path, loaded: LoadedRecipe, resume: Literal["auto", "never
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; a run needs a folder")
     if (out / RESOLVED).is_file():
+        if not _has_begun(out):
+            return
         if resume == "never":
             raise UsageError(
                 f"{out} holds a run already",
@@ -46,14 +48,25 @@ def check_folder(out: Path, loaded: LoadedRecipe, resume: Literal["auto", "never
 
 
 def open_folder(out: Path, loaded: LoadedRecipe) -> None:
-    """Writes down what is run in a folder that is there, unless an earlier start has."""
+    """Writes down what is run in a folder that is there, unless an earlier start has and came to a step."""
+    has_begun = _has_begun(out)
     for name, text in (
         (RESOLVED, dump_recipe(loaded.recipe)),  # first: it is what makes the folder a run's
         ("recipe.yaml", loaded.text),
         ("overrides.txt", "".join(f"{line}\n" for line in loaded.overrides)),
     ):
-        if not (out / name).exists():
+        if not (has_begun and (out / name).exists()):
             write_atomic(out / name, text)
+
+
+def _has_begun(out: Path) -> bool:
+    """Whether there is anything to lose: a start that failed before its first step leaves its recipe alone."""
+    metrics, checkpoints = out / METRICS, out / CHECKPOINTS
+    return (
+        (metrics.is_file() and metrics.stat().st_size > 0)
+        or (checkpoints.is_dir() and any(checkpoints.iterdir()))
+        or (out / CONFIG).is_file()
+    )
 
 
 def _refuse_other(out: Path, loaded: LoadedRecipe) -> None:
