@@ -12,7 +12,7 @@ demo: $(VENV)/.ready-demo
 	@$(BIN)/hsae demo --open
 
 test: check wheel browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # A browser for the tests of pages, where this user may install one; without it they are skipped, and say so.
 browser:
