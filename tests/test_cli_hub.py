@@ -158,3 +158,13 @@ def test_doctor_never_shows_the_token(capsys, monkeypatch):
     data = json.loads(succeed(capsys, "doctor", "--json"))
     assert data["versions"]["torch"] == torch.__version__.partition("+")[0] or data["versions"]
     assert "verysecret" not in json.dumps(data)
+
+
+def test_a_collection_is_shown(run_folder, capsys, tmp_path):
+    succeed(capsys, "push", run_folder, f"{REPO}:one")
+    shown = succeed(capsys, "show", REPO)
+    assert f"{REPO} at " in shown and "a collection of 1 SAEs" in shown
+    assert f"{REPO}:one" in shown and "hsae, 256 × 80" in shown
+    data = json.loads(succeed(capsys, "show", REPO, "--json"))
+    assert list(data["manifest"]["saes"]) == ["one"]
+    assert succeed(capsys, "show", REPO, "--card").startswith("---")

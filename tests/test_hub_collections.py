@@ -15,7 +15,7 @@ from hsae_hub.architectures import build
 from hsae_hub.artifact import WEIGHTS, Manifest, read_manifest, save_sae, sha256_file
 from hsae_hub.card import CARD, check_card
 from hsae_hub.errors import ConflictError, CorruptError, NotFoundError, UsageError
-from hsae_hub.hub import load
+from hsae_hub.hub import Shown, ShownCollection, load
 
 pytest_plugins = ("hub_fixtures",)
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's
@@ -76,6 +76,19 @@ def test_one_sae_of_a_collection_is_pulled_alone(world: World, tmp_path: Path) -
         load(REPO, hub=hub)
     with pytest.raises(NotFoundError, match="layer_5"):
         hub.pull(f"{REPO}:layer_5")
+
+
+def test_a_collection_is_looked_at(world: World, tmp_path: Path) -> None:
+    make_sweep(tmp_path / "runs", 3, 4)
+    world.hub().push(tmp_path / "runs", REPO)
+    shown = world.hub("another").show(REPO)
+    assert isinstance(shown, ShownCollection)
+    assert list(shown.manifest.saes) == ["layer_3", "layer_4"]
+    assert shown.card is not None
+    assert REPO in shown.card
+    one = world.hub("another").show(f"{REPO}:layer_4")
+    assert isinstance(one, Shown)
+    assert one.config.sae.shape().d_sae == shown.manifest.saes["layer_4"].d_sae
 
 
 def test_adding_one_keeps_the_others(world: World, tmp_path: Path) -> None:

@@ -236,3 +236,11 @@ def test_a_plot_without_lines_has_a_dot_for_each_row(tmp_path):
     plot(summarise(loaded(data | {"seeds": [0, 1]}), measured, command="c"), tmp_path / "p.svg")
     drawn = (tmp_path / "p.svg").read_text()
     assert all(f"row {name}" in drawn for name in rows)
+
+
+def test_a_suite_is_refused_under_torchrun(monkeypatch, capsys):
+    numbers = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    for name, value in (numbers | {"TORCHELASTIC_RUN_ID": "none"}).items():
+        monkeypatch.setenv(name, str(value))
+    assert run(["suite", "run", list_suites()[0]]) == UsageError("").code
+    assert "one process, not in 2" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`hsae show`: an SAE, looked at."""
+"""`hsae show`: an SAE, or a collection of them, looked at."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from hsae_hub.cli.common import SHORT, HubOption, Json, Output, Quiet, Ref, pairs, size_text, table
 
 if TYPE_CHECKING:
-    from hsae_hub.hub import Shown
+    from hsae_hub.hub import Shown, ShownCollection
 
 
 def show(
@@ -21,7 +21,7 @@ def show(
 ) -> None:
     """Look at an SAE without pulling its weights.
 
-    Shows what it is, what it was trained on and what was measured.
+    Shows what it is, what it was trained on and what was measured; of a collection which SAEs it holds.
 
     \b
     Examples:
@@ -31,11 +31,16 @@ def show(
     out = Output("show", json=json, quiet=quiet)
 
     from hsae_hub.errors import NotFoundError
-    from hsae_hub.hub import Hub
+    from hsae_hub.hub import Hub, ShownCollection
 
     shown = Hub(hub).show(ref)
     if card and shown.card is None:
         raise NotFoundError(f"{ref} has no card", fix=f"hsae card {ref}    for a folder of yours")
+    if isinstance(shown, ShownCollection):
+        data = {**shown._asdict(), "manifest": shown.manifest.model_dump(mode="json")}
+        text = str(shown.card).rstrip() if card else _collection_text(shown)
+        out.result(data, text, shown.commit)
+        return
     data = {
         **shown._asdict(),
         "config": shown.config.model_dump(mode="json"),
@@ -73,6 +78,21 @@ def _shown_text(shown: Shown) -> str:
     weights = [(t.name, t.dtype, " × ".join(map(str, t.shape))) for t in shown.tensors]
     parts = [pairs(rows), table(("tensor", "dtype", "shape"), weights)]
     return "\n\n".join([*parts, *_measured(shown.core)])
+
+
+def _collection_text(shown: ShownCollection) -> str:
+    saes = shown.manifest.saes
+    rows = [
+        (
+            f"{shown.ref}:{name}",
+            f"{sae.architecture}, {sae.d_in} × {sae.d_sae:,}",
+            f"{sae.hookpoint or ''} of {sae.model}" if sae.model else "",
+            size_text(sum(file.size for file in sae.files.values())),
+        )
+        for name, sae in saes.items()
+    ]
+    about = f"{shown.ref} at {shown.commit[:SHORT]}: a collection of {len(saes)} SAEs"
+    return f"{about}\n\n{table(('sae', 'kind', 'of', 'size'), rows)}"
 
 
 def _measured(core: dict[str, Any] | None) -> list[str]:

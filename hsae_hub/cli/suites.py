@@ -69,10 +69,18 @@ def run(
       hsae suite run mine.yaml --set train.steps=300 --out runs/short
     """
     from hsae_hub.artifact import write_atomic
+    from hsae_hub.errors import UsageError
+    from hsae_hub.launch import place
     from hsae_hub.suites import load_suite, markdown, plan_suite, run_suite, with_seeds
     from hsae_hub.suites.plotting import plot
 
     output = Output("suite_run", json=json, quiet=quiet, no_progress=no_progress)
+    if place().world > 1:
+        raise UsageError(
+            f"a suite runs in one process, not in {place().world}",
+            why="its runs are measured one after another in the same folder",
+            fix="hsae suite run without torchrun, or torchrun with hsae train for a single recipe",
+        )
     loaded = load_suite(suite)
     if seeds:
         loaded = with_seeds(loaded, seeds)

@@ -20,4 +20,5 @@ from hsae_hub.hub.push import Pushed as Pushed
 from hsae_hub.hub.refs import Ref as Ref
 from hsae_hub.hub.removing import Removal as Removal
 from hsae_hub.hub.show import Shown as Shown
+from hsae_hub.hub.show import ShownCollection as ShownCollection
 from hsae_hub.hub.verify import Verified as Verified

@@ -16,7 +16,7 @@ from hsae_hub.hub.pull import Pulled, PullPlan, plan_pull, pull
 from hsae_hub.hub.push import OnStep, Pushed, push
 from hsae_hub.hub.refs import Ref, check_target
 from hsae_hub.hub.removing import Removal, plan_removal, remove
-from hsae_hub.hub.show import Shown, show, show_folder
+from hsae_hub.hub.show import Shown, ShownCollection, show, show_folder
 from hsae_hub.hub.verify import Verified, verify, verify_folder
 
 if TYPE_CHECKING:
@@ -145,8 +145,10 @@ class Hub:
             on_progress=on_progress,
         )
 
-    def show(self, ref: str | Path) -> Shown:
+    def show(self, ref: str | Path) -> Shown | ShownCollection:
         """Looks at an SAE in a folder or on the hub, without pulling its weights.
+
+        A reference to a collection that names none of its SAEs gives what the collection holds.
 
         Raises:
             NotFoundError: no such folder, repository, revision, or SAE in it.

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, read_config
+from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, Manifest, read_config, read_manifest
 from hsae_hub.card import CARD
 from hsae_hub.errors import CorruptError, NotFoundError
 from hsae_hub.hub.fetching import Fetched
@@ -43,6 +43,15 @@ class Shown(NamedTuple):
         return sum(entry.size for entry in self.files)
 
 
+class ShownCollection(NamedTuple):
+    """Several SAEs in one repository, looked at."""
+
+    ref: str
+    commit: str
+    manifest: Manifest
+    card: str | None
+
+
 def show_folder(folder: Path) -> Shown:
     """Looks at an SAE in a folder.
 
@@ -61,8 +70,8 @@ def show_folder(folder: Path) -> Shown:
     return Shown(str(folder), None, folder, config, tensors, core, card, files)
 
 
-def show(place: Place, ref: Ref) -> Shown:
-    """Looks at an SAE on a hub.
+def show(place: Place, ref: Ref) -> Shown | ShownCollection:
+    """Looks at an SAE on a hub, or at the collection that the reference names no SAE of.
 
     Raises:
         NotFoundError: no such repository, revision, or SAE in it.
@@ -87,8 +96,12 @@ def show(place: Place, ref: Ref) -> Shown:
         entry = tree.get(ref.path(name))
         if entry is not None and entry.size <= _SMALL:
             fetched.get(entry)
-    check_collection(ref, tree, fetched)
     folder = place.cache.snapshot(repo, commit) / (ref.subfolder or "")
+    if ref.subfolder is None and WEIGHTS not in tree:
+        manifest = read_manifest(fetched.get(own, counted=False).parent)
+        if manifest is not None:
+            return ShownCollection(str(ref), commit, manifest, _text(folder / CARD))
+    check_collection(ref, tree, fetched)
     config = read_config(folder)
     weights = tree.get(ref.path(WEIGHTS))
     if weights is None:
