@@ -2,39 +2,56 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from hsae_hub.ops import normalize_rows_, pair_dot, project_out_rows_, weighted_rows
+from hsae_hub.ops import (
+    block_dot,
+    block_sum,
+    normalize_rows_,
+    project_out_rows_,
+    weighted_rows,
+)
 
 
-def parts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def parts(s: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(6, 5, generator=g, dtype=torch.float64, requires_grad=True)
-    table = torch.randn(9, 5, generator=g, dtype=torch.float64, requires_grad=True)
-    values = torch.randn(6, 4, generator=g, dtype=torch.float64, requires_grad=True)
-    rows = torch.randint(9, (6, 4), generator=g)
-    return x, table, values, rows
+    table = torch.randn(9, s, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    values = torch.randn(6, 4, s, generator=g, dtype=torch.float64, requires_grad=True)
+    index = torch.randint(9, (6, 4), generator=g)
+    return x, table, values, index
 
 
-def test_products_agree_with_gathered_rows() -> None:
-    x, table, values, rows = parts()
-    torch.testing.assert_close(pair_dot(x, table, rows), torch.einsum("bd,bqd->bq", x, table[rows]))
+@pytest.mark.parametrize("s", [1, 3])
+def test_products_agree_with_gathered_blocks(s: int) -> None:
+    x, table, values, index = parts(s)
+    taken = table[index]
+    torch.testing.assert_close(block_dot(x, table, index), torch.einsum("bd,bqsd->bqs", x, taken))
     torch.testing.assert_close(
-        weighted_rows(values, rows, table), torch.einsum("bq,bqd->bd", values, table[rows])
+        block_sum(values, index, table), torch.einsum("bqs,bqsd->bd", values, taken)
     )
 
 
-def test_gradients_are_right_also_where_rows_repeat() -> None:
-    x, table, values, rows = parts()
-    rows[0] = rows[0, 0]
-    assert torch.autograd.gradcheck(lambda a, b: pair_dot(a, b, rows), (x, table))
-    assert torch.autograd.gradcheck(lambda a, b: weighted_rows(a, rows, b), (values, table))
+def test_single_rows_are_blocks_of_one() -> None:
+    _, table, values, index = parts(1)
+    torch.testing.assert_close(
+        weighted_rows(values[..., 0], index, table[:, 0]), block_sum(values, index, table)
+    )
+
+
+@pytest.mark.parametrize("s", [1, 3])
+def test_gradients_are_right_also_where_blocks_repeat(s: int) -> None:
+    x, table, values, index = parts(s)
+    index[0] = index[0, 0]
+    assert torch.autograd.gradcheck(lambda a, b: block_dot(a, b, index), (x, table))
+    assert torch.autograd.gradcheck(lambda a, b: block_sum(a, index, b), (values, table))
 
 
 @pytest.mark.parametrize("frozen", ["x", "table"])
 def test_a_frozen_side_gets_no_gradient(frozen: str) -> None:
-    x, table, _, rows = parts()
+    x, table, _, index = parts(3)
     (x if frozen == "x" else table).requires_grad_(False)
-    pair_dot(x, table, rows).sum().backward()
+    block_dot(x, table, index).sum().backward()
     assert (x.grad is None) == (frozen == "x") and (table.grad is None) == (frozen == "table")
 
 

@@ -17,10 +17,12 @@ from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import Acts, TreeShape
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
+    block_dot,
+    block_sum,
     cross_orthogonality,
     normalize_rows_,
-    pair_dot,
     project_out_rows_,
+    top_k,
     topk_linear,
     weighted_rows,
 )
@@ -233,11 +235,10 @@ class HSAE(SAE[HSAEConfig]):
         return torch.where(pre >= self.theta, pre, 0)
 
     def _largest(self, pre: Float[Tensor, "batch n"]) -> Int64[Tensor, "batch k"]:
-        above = self._above(pre)
-        parents, indices = above.topk(self.config.k, sorted=False)
-        return (
-            _lowest_first(above, parents, indices) if self.config.variant == "released" else indices
-        )
+        indices = top_k(pre, self.config.k)
+        if self.config.variant == "released":
+            return _lowest_first(self._above(pre), indices)
+        return indices
 
     def _without_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         return x if self.b_dec is None else x - self.b_dec
@@ -246,22 +247,20 @@ class HSAE(SAE[HSAEConfig]):
         self, x: Float[Tensor, "batch d_in"], parents: Int64[Tensor, "batch k"]
     ) -> Float[Tensor, "batch k m"]:
         batch, k = parents.shape
-        m, s = self.config.n_children, self.config.d_subspace
-        table, place = _blocks(self.W_down, parents)
-        inner = pair_dot(x, table, _spread(place, s)).view(batch * k, s)
+        inner = block_dot(x, *_blocks(self.W_down, parents)).flatten(0, 1)
         atoms, place = _blocks(self.child_W_enc, parents)
-        pre = pair_dot(inner, atoms, _spread(place, m).view(batch * k, m))
-        return torch.where(pre >= self.theta, pre, LEAK * pre).view(batch, k, m)
+        pre = block_dot(inner, atoms, place.reshape(-1, 1)).view(batch, k, atoms.shape[1])
+        return torch.where(pre >= self.theta, pre, LEAK * pre)
 
     def _decode_children(
         self, values: Float[Tensor, "batch k"], child_rows: Int64[Tensor, "batch k"]
     ) -> Float[Tensor, "batch d_in"]:
         parents = child_rows // self.config.n_children
-        atoms_table, atoms_place = _blocks(self.child_W_dec_T, parents)
-        kept = atoms_place * self.config.n_children + child_rows % self.config.n_children
-        inner = (values[..., None] * nn.functional.embedding(kept, atoms_table)).flatten(1)
+        atoms, place = _blocks(self.child_W_dec_T, parents)
+        kept = place * self.config.n_children + child_rows % self.config.n_children
+        inner = values[..., None] * nn.functional.embedding(kept, atoms.flatten(0, 1))
         table, place = _blocks(self.W_up_T, parents)
-        return weighted_rows(inner, _spread(place, self.config.d_subspace), table)
+        return block_sum(inner, place, table)
 
     def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
         if self.config.l1_over == "active":
@@ -282,30 +281,23 @@ class HSAE(SAE[HSAEConfig]):
 
 
 def _lowest_first(
-    above: Float[Tensor, "batch n"],
-    parents: Float[Tensor, "batch k"],
-    indices: Int64[Tensor, "batch k"],
+    above: Float[Tensor, "batch n"], indices: Int64[Tensor, "batch k"]
 ) -> Int64[Tensor, "batch k"]:
     """Slots left without an active parent go to the lowest indices, as the authors' repeated argmax gives them."""
-    short = (parents == 0).any(-1)
+    short = (above.gather(-1, indices) == 0).any(-1)
     ordered = above[short].argsort(dim=-1, descending=True, stable=True)
     return indices.masked_scatter(short[:, None], ordered[:, : indices.shape[1]])
 
 
 def _blocks(
     table: Float[Tensor, "n rows width"], index: Int64[Tensor, "batch k"]
-) -> tuple[Float[Tensor, "all width"], Int64[Tensor, "batch k"]]:
-    """Rows of a table of blocks, and which block of them each index means.
+) -> tuple[Float[Tensor, "some rows width"], Int64[Tensor, "batch k"]]:
+    """A table of blocks, and which block of it each index means.
 
-    They are those of the whole table, or of one that is mapped from disk copies of the blocks that are asked for: on
-    disk it may lie transposed, and a dot product of rows that begin anywhere rounds differently.
+    It is the whole table, or of one that is mapped from disk copies of the blocks that are asked for: on disk it may
+    lie transposed, and a dot product of rows that begin anywhere rounds differently.
     """
     if table.is_contiguous() and table.data_ptr() % _ALIGNED == 0:
-        return table.view(-1, table.shape[-1]), index
+        return table, index
     used, place = torch.unique(index, return_inverse=True)
-    return table[used].flatten(0, 1), place
-
-
-def _spread(index: Int64[Tensor, "batch k"], width: int) -> Int64[Tensor, "batch kw"]:
-    """Rows `index · width … index · width + width - 1` of a table of blocks."""
-    return (index[..., None] * width + torch.arange(width, device=index.device)).flatten(1)
+    return table[used], place

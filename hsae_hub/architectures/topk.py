@@ -16,6 +16,7 @@ from hsae_hub.ops import (
     find_dead_,
     normalize_rows_,
     revival_loss,
+    top_k,
     topk_linear,
     weighted_rows,
 )
@@ -125,7 +126,7 @@ class TopKSAE(SAE[TopKConfig]):
         return topk_linear(
             x,
             self.W_enc,
-            lambda pre: pre.topk(self.config.k, sorted=False).indices,
+            lambda pre: top_k(pre, self.config.k),
             bias=self.b_enc,
             centre=self.b_dec if self.config.pre_encoder_bias else None,
         )

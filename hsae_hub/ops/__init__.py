@@ -12,10 +12,12 @@ from hsae_hub.ops.gradients import clip_groups_ as clip_groups_
 from hsae_hub.ops.gradients import normalize_together_ as normalize_together_
 from hsae_hub.ops.jump import jump_relu as jump_relu
 from hsae_hub.ops.jump import step_through as step_through
+from hsae_hub.ops.kernels import top_k as top_k
 from hsae_hub.ops.parts import count_parts as count_parts
 from hsae_hub.ops.penalties import cross_orthogonality as cross_orthogonality
 from hsae_hub.ops.similar import similar_pairs as similar_pairs
-from hsae_hub.ops.sparse import pair_dot as pair_dot
+from hsae_hub.ops.sparse import block_dot as block_dot
+from hsae_hub.ops.sparse import block_sum as block_sum
 from hsae_hub.ops.sparse import weighted_rows as weighted_rows
 from hsae_hub.ops.topk_linear import topk_linear as topk_linear
 from hsae_hub.ops.whitening import Whitening as Whitening

@@ -1,15 +1,35 @@
-"""Products with a few rows of a large table, which never copy those rows out once a token."""
+"""Products with a few blocks of rows of a large table, which never copy those rows out once a token.
+
+A table `[n, s, width]` has `n` blocks of `s` rows; a matrix of single rows is one with `s = 1`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.autograd import Function
 
-_SUM = 0  # the mode's number in the operators behind embedding_bag
+from hsae_hub.ops import kernels
+
+
+def block_dot(
+    x: Float[Tensor, "batch width"],
+    table: Float[Tensor, "n s width"],
+    index: Int64[Tensor, "batch q"],
+) -> Float[Tensor, "batch q s"]:
+    """`out[t, i, r] = x[t] · table[index[t, i], r]`."""
+    return _BlockDot.apply(x, table, index)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def block_sum(
+    values: Float[Tensor, "batch q s"],
+    index: Int64[Tensor, "batch q"],
+    table: Float[Tensor, "n s width"],
+) -> Float[Tensor, "batch width"]:
+    """`out[t] = Σ_i,r values[t, i, r] · table[index[t, i], r]`."""
+    return _BlockSum.apply(values, index, table)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def weighted_rows(
@@ -18,58 +38,42 @@ def weighted_rows(
     table: Float[Tensor, "rows width"],
 ) -> Float[Tensor, "batch width"]:
     """`out[t] = Σ_i values[t, i] · table[rows[t, i]]`."""
-    return embedding_bag(rows, table, per_sample_weights=values, mode="sum")
+    return block_sum(values[..., None], rows, table[:, None])
 
 
-def pair_dot(
-    x: Float[Tensor, "batch width"],
-    table: Float[Tensor, "rows width"],
-    rows: Int64[Tensor, "batch q"],
-) -> Float[Tensor, "batch q"]:
-    """`out[t, i] = x[t] · table[rows[t, i]]`: the product of `weighted_rows` with respect to its values."""
-    return _PairDot.apply(x, table, rows)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def row_gradient(
-    x: Float[Tensor, "batch width"],
-    values: Float[Tensor, "batch q"],
-    rows: Int64[Tensor, "batch q"],
-    n: int,
-) -> Float[Tensor, "n width"]:
-    """`out[rows[t, i]] += values[t, i] · x[t]` over all `t` and `i`, from zero: the gradient of a table of `n` rows.
-
-    A row's addends come in the same order every time. The operator is what embedding_bag's backward runs; no public
-    name reaches it.
-    """
-    flat, _, bags = _bags(rows)
-    sizes = torch.full((len(rows),), rows.shape[1], device=rows.device)
-    return torch.ops.aten._embedding_bag_dense_backward(  # type: ignore[no-any-return]
-        x.contiguous(), flat, bags, sizes, sizes, n, False, _SUM, values.reshape(-1)
-    )
-
-
-class _PairDot(torch.autograd.Function):
-    """The operator is what embedding_bag's backward runs for its weights; no public name reaches it."""
+class _BlockDot(Function):
+    """Its gradients are a block sum and the gradient of a table."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, table: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(x, table, rows)
-        flat, offsets, bags = _bags(rows)
-        dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-            x.contiguous(), table, flat, offsets, bags, _SUM
-        )
-        return dots.view(rows.shape)  # type: ignore[no-any-return]
+    def forward(ctx: Any, x: Tensor, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(x, table, index)
+        return kernels.block_dot(x, table, index)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x, table, rows = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        grad_x = weighted_rows(grad, rows, table) if ctx.needs_input_grad[0] else None
-        grad_table = row_gradient(x, grad, rows, len(table)) if ctx.needs_input_grad[1] else None
+        x, table, index = ctx.saved_tensors
+        needs_x, needs_table, _ = ctx.needs_input_grad
+        grad_x = kernels.block_sum(grads[0], index, table) if needs_x else None
+        grad_table = None
+        if needs_table:
+            grad_table = kernels.block_gradient(x, grads[0], index, len(table))
         return grad_x, grad_table, None
 
 
-def _bags(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    batch, q = rows.shape
-    index = torch.arange(batch, device=rows.device)
-    return rows.reshape(-1), index * q, index.repeat_interleave(q)
+class _BlockSum(Function):
+    """Its gradients are block dots and the gradient of a table."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(values, index, table)
+        return kernels.block_sum(values, index, table)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        values, index, table = ctx.saved_tensors
+        needs_values, _, needs_table = ctx.needs_input_grad
+        grad_values = kernels.block_dot(grads[0], table, index) if needs_values else None
+        grad_table = None
+        if needs_table:
+            grad_table = kernels.block_gradient(grads[0], values, index, len(table))
+        return grad_values, None, grad_table

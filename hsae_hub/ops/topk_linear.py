@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hsae_hub.ops.sparse import row_gradient
+from hsae_hub.ops.kernels import block_gradient
 
 _STRIP = (
     256  # columns of x at once: their gradients, before they are turned, stay in a core's cache
@@ -71,7 +71,8 @@ class _TopKLinear(torch.autograd.Function):
         if for_pre is None and not needs_x:
             grad_W = _columns_gradient(centred, values, indices, W) if needs_W else None
             if needs_total:
-                total = row_gradient(x.new_ones(len(x), 1), values, indices, W.shape[1])[:, 0]
+                ones = x.new_ones(len(x), 1)
+                total = block_gradient(ones, values[..., None], indices, W.shape[1])[:, 0, 0]
         else:
             start = x.new_zeros(len(x), W.shape[1]) if for_pre is None else for_pre
             dense = start.scatter_add(-1, indices, values)
@@ -83,7 +84,7 @@ class _TopKLinear(torch.autograd.Function):
 
 
 def _columns_gradient(x: Tensor, values: Tensor, indices: Tensor, like: Tensor) -> Tensor:
-    """The gradient of a matrix of columns, of which row gradients are turned a strip at a time.
+    """The gradient of a matrix of columns, whose gradients as rows are turned a strip at a time.
 
     Sums are taken in float32 at least: a column that many tokens use has many addends.
     """
@@ -92,5 +93,6 @@ def _columns_gradient(x: Tensor, values: Tensor, indices: Tensor, like: Tensor) 
     grad = torch.empty_like(like)
     for start in range(0, x.shape[1], _STRIP):
         strip = slice(start, start + _STRIP)
-        grad[strip].copy_(row_gradient(x[:, strip], values, indices, like.shape[1]).T)
+        rows = block_gradient(x[:, strip], values[..., None], indices, like.shape[1])
+        grad[strip].copy_(rows[:, 0].T)
     return grad
