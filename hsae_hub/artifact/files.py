@@ -27,6 +27,7 @@ from hsae_hub.artifact.config import (
     TrainingConfig,
     VocabularyConfig,
 )
+from hsae_hub.artifact.tensors import write_tensors
 from hsae_hub.errors import CorruptError, UsageError
 
 _UMASK = os.umask(0)
@@ -136,21 +137,19 @@ def save_sae(
     Raises:
         CorruptError: a weight is not finite; nothing is written.
     """
-    from safetensors.torch import save_file
-
     weights = {name: tensor.cpu().contiguous() for name, tensor in sae.weights().items()}
     for name, tensor in weights.items():
         check_finite(name, tensor)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format_version": "1", "written_by": f"hsae-hub {__version__}"}
-    write_atomic(folder / WEIGHTS, lambda path: save_file(weights, path, metadata))
+    write_atomic(folder / WEIGHTS, lambda path: write_tensors(path, weights, metadata))
     names = [WEIGHTS]
     if stats is None:
         (folder / STATS).unlink(missing_ok=True)
     else:
         table = {"p999": stats.p999.float().cpu(), "density": stats.density.float().cpu()}
         counted = metadata | {"tokens": str(stats.tokens)}
-        write_atomic(folder / STATS, lambda path: save_file(table, path, counted))
+        write_atomic(folder / STATS, lambda path: write_tensors(path, table, counted))
         names.append(STATS)
     config = ArtifactConfig(
         sae=sae.config,
@@ -175,7 +174,8 @@ def file_info(path: Path) -> FileInfo:
 
 def check_finite(name: str, tensor: Float[Tensor, ...]) -> None:
     """Raises CorruptError when a tensor holds a value that is not finite."""
-    if not bool(torch.isfinite(tensor).all()):
+    ends = torch.aminmax(tensor)  # a nan anywhere is both; one pass without a copy
+    if not (ends.min.isfinite() and ends.max.isfinite()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise CorruptError(
             f"{name} has {bad} of {tensor.numel()} values that are not finite",
