@@ -59,7 +59,7 @@ def test_every_matrix_of_a_tree_can_be_used_where_it_lies(tmp_path: Path) -> Non
     config = {"architecture": "hsae", "d_in": 48, "n_parents": 32, "n_children": 5, "k": 2}
     save_sae(build({**config, "d_subspace": 3, "bias": True}, seed=0), tmp_path)
     with safe_open(tmp_path / WEIGHTS, "pt") as file:
-        assert all(is_aligned(file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+        assert all(is_aligned(file.get_tensor(name)) for name in file.keys())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
