@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart demo test test-oldest-hub check wheel browser peers bench clean
+.PHONY: quickstart demo test test-oldest-hub check wheel browser peers bench bench-peers clean
 
 quickstart: $(VENV)/.ready
 	@$(BIN)/hsae quickstart
@@ -51,9 +51,15 @@ $(VENV)/peers/.ready: tests/peers/requirements.txt constraints.txt
 	$(VENV)/peers/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 sae-bench==0.6.0
 	@touch $@
 
-# Every benchmark, one after another: minutes, and 12 GB of memory for the largest.
+# Every benchmark in one run, as a table, JSON and a plot; peers take their turns where bench-peers installed them.
+STAMP := $(shell date -u +%Y-%m-%d-%H%M)
 bench: $(VENV)/.ready-dev
-	@set -e; for script in tests/bench/*.py; do OMP_WAIT_POLICY=PASSIVE $(BIN)/python $$script; done
+	HSAE_PEERS_PYTHON=$(abspath $(wildcard $(VENV)/peers/bin/python)) $(BIN)/python tests/bench/run.py $(PARTS) \
+		--json runs/bench/$(STAMP).json --plot runs/bench/$(STAMP).png
+
+# Our training step beside those of SAELens, dictionary_learning and sparsify, which take turns with it.
+bench-peers: $(VENV)/peers/.ready
+	$(MAKE) bench PARTS=step
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,24 +1,22 @@
-"""Memory of training an `hsae` of 16,384 parents × 64 children on the CPU, next to what its weights and moments take.
+"""Memory that a training step takes beside parameters and optimiser state, as a share of the parameters' bytes.
 
-python tests/bench/memory.py            # Gemma-2-2B's width: 12 GB and two minutes on one core
-python tests/bench/memory.py --d-in 256
+    python tests/bench/memory.py [--rounds 5] [--quick]
+
+The most that was in memory during `Trainer.advance` (VmHWM) less what was there before it; gradients count, for they
+are given back before. Two steps come first: moments are there, and what libraries keep for themselves. Shapes: step.py.
 """
 
-import argparse
-import re
-from pathlib import Path
-from typing import NamedTuple
+from __future__ import annotations
 
-import torch
+from typing import Any, NamedTuple
 
-from hsae_hub.architectures import build
-from hsae_hub.recipes import TrainSection
+from harness import Findings, Scale, run_part
+from harness.memory import most_memory
+from harness.training import FREE, flat, trainer, tree
+
 from hsae_hub.training.trainer import Trainer
 
-STATUS = Path("/proc/self/status")
-"""Where Linux tells what a process has in memory (VmRSS) and the most it ever had there (VmHWM)."""
-BATCH = 512
-SHAPE = {"architecture": "hsae", "n_parents": 16_384, "n_children": 64, "d_subspace": 8, "k": 32}
+HOLDS = {"topk": None, "hsae": 0.06}
 
 
 class Memory(NamedTuple):
@@ -28,60 +26,46 @@ class Memory(NamedTuple):
     """What the parameters take."""
     moments: int
     """What Adam remembers of them."""
-    peak: int
-    """The most that was in memory at once, beyond what the imports had left there."""
-
-    @property
-    def ratio(self) -> float:
-        """The peak in multiples of weights and moments."""
-        return self.peak / (self.weights + self.moments)
+    step: int
+    """The most that a step takes beside both."""
 
 
-class Noise:
-    """A stream of random activations."""
-
-    tokens = 0
-    wait_seconds = 0.0
-
-    def __init__(self, d_in: int) -> None:
-        self.generator = torch.Generator().manual_seed(0)
-        self.d_in = d_in
-
-    def next_batch(self) -> torch.Tensor:
-        """One batch."""
-        self.tokens += BATCH
-        return torch.randn(BATCH, self.d_in, generator=self.generator)
+def measure(config: dict[str, Any], batch: int, rounds: int = 1) -> list[Memory]:
+    """A reading a round."""
+    made = trainer(config, batch)
+    for _ in range(2):
+        made.advance()
+    return [_of_a_step(made) for _ in range(rounds)]
 
 
-def measure(d_in: int) -> Memory:
-    """Two steps of the trainer in a process that has done nothing else; the second one begins with gradients held."""
-    before = resident("VmRSS")
-    train = TrainSection(steps=2, batch_size=BATCH, lr=5e-4, warmup_steps=0)
-    sae = build({**SHAPE, "d_in": d_in})
-    trainer = Trainer({"main": sae}, Noise(d_in), train, command="")
-    while not trainer.done:
-        trainer.advance()
-    peak = resident("VmHWM") - before
-    moments = trainer.members[0].optimizer.state.values()
+def _of_a_step(made: Trainer) -> Memory:
+    (member,) = made.members
+    for parameter in member.sae.parameters():
+        parameter.grad = None
+    step = most_memory(made.advance)
+    entries = member.optimizer.state.values()
     return Memory(
-        sum(p.nbytes for p in sae.parameters()),
-        sum(value.nbytes for entry in moments for value in entry.values()),
-        peak,
+        sum(parameter.nbytes for parameter in member.sae.parameters()),
+        sum(value.nbytes for entry in entries for value in entry.values()),
+        step,
     )
 
 
-def resident(name: str) -> int:
-    """One of the figures of `STATUS`, in bytes."""
-    return 1024 * int(re.search(rf"^{name}:\s*(\d+) kB", STATUS.read_text(), re.M)[1])
+def report(found: Findings, scale: Scale) -> None:
+    """The flat one and the tree, without penalties and with the paper's."""
+    d, n, k, batch = scale.sizes()
+    found.sizes = {"d_in": d, "latents": n, "k": k, "batch": batch, "children": 16, "subspace": 8}
+    configs = {
+        "topk": flat("topk", d, n, k),
+        "hsae": {**tree(d, n, k), **FREE},
+        "hsae, penalties": tree(d, n, k),
+    }
+    for name, config in configs.items():
+        readings = measure(config, batch, rounds=min(scale.rounds, 3))
+        found.add(f"{name}: a step", [each.step for each in readings], "bytes")
+        found.add(f"{name}: parameters", [each.weights for each in readings], "bytes")
+        found.ratio(f"{name}: a step", f"{name}: parameters", bar=HOLDS.get(name))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--d-in", type=int, default=2304, help="width of the activations")
-    d_in = parser.parse_args().d_in
-    found = measure(d_in)
-    weights, moments, peak = (f"{size / 1e9:.2f} GB" for size in found)
-    print(
-        f"hsae 16,384 x 64, d_in {d_in}, batch {BATCH}: peak {peak}, "
-        f"{found.ratio:.2f} x its weights ({weights}) and moments ({moments})"
-    )
+    run_part(Findings(part="memory", title="Memory of a training step"), report)

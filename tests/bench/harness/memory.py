@@ -1,0 +1,28 @@
+"""What a process has in memory, as Linux tells it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+def resident(name: str = "VmRSS") -> int:
+    """Bytes: all that is in memory (VmRSS), the most that ever was (VmHWM), or what no file backs (RssAnon)."""
+    found = re.search(rf"^{name}:\s*(\d+) kB", STATUS.read_text(), re.M)
+    return 1024 * int(found[1]) if found else 0
+
+
+def most_memory(work: Callable[[], object]) -> int:
+    """Bytes that `work` takes at most beside what was there before it."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed, and is kept for the next one who asks
+    CLEAR.write_text("5")  # the most ever starts anew
+    before = resident()
+    work()
+    return resident("VmHWM") - before
