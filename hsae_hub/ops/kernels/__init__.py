@@ -6,6 +6,9 @@ times, and a row's addends come in the same order every time.
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from jaxtyping import Float, Int64
@@ -49,4 +52,10 @@ def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
 
 def pick(*tensors: Tensor) -> ModuleType:
     """The kernels that are fastest for these tensors here."""
-    return plain
+    return (_cuda() if tensors[0].is_cuda else None) or plain
+
+
+@cache
+def _cuda() -> ModuleType | None:
+    """None without Triton, which comes with torch for CUDA."""
+    return import_module(f"{__name__}.cuda") if find_spec("triton") else None

@@ -1,0 +1,80 @@
+"""The Triton kernels without a GPU: what they compute, by Triton's interpreter, and that they compile for Hopper."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+triton = pytest.importorskip("triton", reason="no triton here (it has Linux wheels): not tested")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("kernels are interpreted in this process: see triton_kernels.py", True)
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from hsae_hub.ops.kernels import cuda, cuda_blocks, cuda_top_k  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+SHARED = 232_448
+"""Bytes of shared memory that one program can have on an H100 or H200."""
+TYPES = {torch.bfloat16: "*bf16", torch.int64: "*i64"}
+
+
+class Compiled:
+    """Stands in for a kernel: compiles for Hopper what would be launched."""
+
+    def __init__(self, kernel: Any, found: list[Any]) -> None:
+        self.kernel = kernel
+        self.found = found
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self.launch
+
+    def launch(self, *given: Any, num_warps: int = 4, **constants: Any) -> None:
+        names = self.kernel.arg_names
+        types = dict.fromkeys(constants, "constexpr")
+        aligned = {}
+        for at, (name, value) in enumerate(zip(names, given, strict=False)):
+            types[name] = TYPES[value.dtype] if isinstance(value, Tensor) else "i32"
+            if isinstance(value, Tensor) or value % 16 == 0:
+                aligned[(at,)] = [["tt.divisibility", 16]]
+        source = ASTSource(
+            self.kernel,
+            {name: types[name] for name in names},
+            {(names.index(name),): value for name, value in constants.items()},
+            aligned,
+        )
+        hopper = GPUTarget("cuda", 90, 32)
+        self.found.append(triton.compile(source, hopper, {"num_warps": num_warps}))
+
+
+def test_kernels_agree_with_plain_torch() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "tests/triton_kernels.py"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kernels_compile_for_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    found: list[Any] = []
+    for module in (cuda_blocks, cuda_top_k):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Compiled(getattr(module, name), found))
+    x = torch.empty(4096, 2304, dtype=torch.bfloat16, device="meta")
+    table, values = x.new_empty(16_384, 8, 2304), x.new_empty(4096, 32, 8)
+    index = torch.empty(4096, 32, dtype=torch.int64, device="meta")
+    cuda.block_dot(x, table, index)
+    cuda.block_dot(x, table[:, :1].contiguous(), index)
+    cuda.block_sum(values, index, table)
+    cuda.block_gradient(x, values, index, len(table))
+    cuda.top_k(x, 8)
+    assert len(found) == 5 and all(each.asm["cubin"] for each in found)
+    assert max(each.metadata.shared for each in found) < SHARED
+    assert "mma" in found[0].asm["ptx"]  # the grouped product is made by matrix instructions
