@@ -86,7 +86,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     `encode` returns the acts that are decoded, masked; `decode` is linear in them and keeps no state between calls.
     Whatever an architecture does between training steps belongs to it too. A subclass makes its parameters
     uninitialised in `__init__`, so that loading takes no time for values that are replaced anyway. One without a
-    `W_dec` of unit rows, a row a latent, says how it decodes and what it constrains.
+    `W_dec` of unit rows, a row a latent, says how it decodes and what it constrains. One that overrides neither
+    `before_update` nor `after_update` may be trained by an optimiser that does their work, without dense gradients.
     """
 
     config_class: ClassVar[type[SAEConfig]]
@@ -98,6 +99,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     """Whether several processes may each hold a part of every weight; not where single latents are exchanged."""
     tables: ClassVar[tuple[str, ...]] = ("W_dec",)
     """Weights, by their names on disk, of which a token reads only the rows of its acts: they may stay on disk."""
+    unit_rows: ClassVar[tuple[str, ...]] = ("W_dec",)
+    """Parameters whose rows keep norm 1."""
     W_enc: Float[Tensor, "d_in n_parents"]
     W_dec: Float[Tensor, "n_parents d_in"]
     b_dec: Float[Tensor, " d_in"] | None
@@ -170,13 +173,15 @@ class SAE(nn.Module, ABC, Generic[C]):
         return None
 
     def before_update(self) -> None:
-        """Called with fresh gradients, before clipping and the optimiser's step: rows of `W_dec` keep their norm."""
-        if self.W_dec.grad is not None:
-            project_out_rows_(self.W_dec.grad, self.W_dec)
+        """Called with fresh gradients, before clipping and the optimiser's step: unit rows keep their norm."""
+        for rows in map(self.get_parameter, self.unit_rows):
+            if rows.grad is not None:
+                project_out_rows_(rows.grad, rows)
 
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        """Called after the optimiser's step, for constraints and work between steps: rows of `W_dec` get norm 1."""
-        normalize_rows_(self.W_dec)
+        """Called after the optimiser's step, for constraints and work between steps: unit rows get norm 1."""
+        for rows in map(self.get_parameter, self.unit_rows):
+            normalize_rows_(rows)
 
     def report(self, x: Float[Tensor, "tokens d_in"]) -> dict[str, float]:
         """What its paper measures of its parts (tiers, groups …) beside the usual metrics, on raw activations."""

@@ -21,7 +21,6 @@ from hsae_hub.ops import (
     block_sum,
     cross_orthogonality,
     normalize_rows_,
-    project_out_rows_,
     top_k,
     topk_linear,
     weighted_rows,
@@ -97,6 +96,7 @@ class HSAE(SAE[HSAEConfig]):
     """
 
     config_class = HSAEConfig
+    unit_rows = ("W_dec", "child_W_dec_T")
     tables = ("W_dec", "W_down", "W_up", "child_W_enc", "child_W_dec")
     title = "A hierarchical sparse autoencoder: parents, and under each parent children of which at most one is active"
     citation = """@article{muchane2025incorporating,
@@ -207,15 +207,6 @@ class HSAE(SAE[HSAEConfig]):
                 loss = loss + weight * self.config.lambda_ortho * parts["ortho"]
         return {"loss": loss, **parts}
 
-    def before_update(self) -> None:
-        super().before_update()
-        if self.child_W_dec_T.grad is not None:
-            project_out_rows_(self.child_W_dec_T.grad, self.child_W_dec_T)
-
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        super().after_update(step, optimizer)
-        normalize_rows_(self.child_W_dec_T)
-
     def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:
         pre, kept, parent_indices = topk_linear(x, self.W_enc, self._largest, centre=self.b_dec)
         parents = self._above(kept)
@@ -258,9 +249,9 @@ class HSAE(SAE[HSAEConfig]):
         parents = child_rows // self.config.n_children
         atoms, place = _blocks(self.child_W_dec_T, parents)
         kept = place * self.config.n_children + child_rows % self.config.n_children
-        inner = values[..., None] * nn.functional.embedding(kept, atoms.flatten(0, 1))
+        inner = weighted_rows(values.reshape(-1, 1), kept.reshape(-1, 1), atoms.flatten(0, 1))
         table, place = _blocks(self.W_up_T, parents)
-        return block_sum(inner, place, table)
+        return block_sum(inner.view(*parents.shape, -1), place, table)
 
     def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
         if self.config.l1_over == "active":

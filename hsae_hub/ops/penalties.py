@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hsae_hub.ops.factored import read_whole
+
 _EPS = 1e-6  # added to norms, as in the authors' code
 PROBES = 32
 """Random vectors that estimate ‖ED‖_F² when it is not computed exactly."""
@@ -26,6 +28,7 @@ def cross_orthogonality(
     `‖M‖_F² = tr((EEᵀ)(DᵀD))` costs two d × d products; with a generator in `probes` it is estimated, without bias,
     from `PROBES` random sign vectors.
     """
+    read_whole(W_dec)
     n = W_dec.shape[0]
     E = W_enc / (W_enc.norm(dim=0, keepdim=True) + _EPS)
     D = W_dec / (W_dec.norm(dim=1, keepdim=True) + _EPS)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd import Function
 
-from hsae_hub.ops import kernels
+from hsae_hub.ops import factored, kernels
 
 
 def block_dot(
@@ -46,6 +46,7 @@ class _BlockDot(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, index: Tensor) -> Tensor:
+        ctx.take = factored.taker_for(table, index)
         ctx.save_for_backward(x, table, index)
         return kernels.block_dot(x, table, index)
 
@@ -56,7 +57,7 @@ class _BlockDot(Function):
         grad_x = kernels.block_sum(grads[0], index, table) if needs_x else None
         grad_table = None
         if needs_table:
-            grad_table = kernels.block_gradient(x, grads[0], index, len(table))
+            grad_table = factored.gradient(ctx.take, x, grads[0], index, len(table))
         return grad_x, grad_table, None
 
 
@@ -65,6 +66,7 @@ class _BlockSum(Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor, table: Tensor) -> Tensor:
+        ctx.take = factored.taker_for(table, index)
         ctx.save_for_backward(values, index, table)
         return kernels.block_sum(values, index, table)
 
@@ -75,5 +77,5 @@ class _BlockSum(Function):
         grad_values = kernels.block_dot(grads[0], table, index) if needs_values else None
         grad_table = None
         if needs_table:
-            grad_table = kernels.block_gradient(grads[0], values, index, len(table))
+            grad_table = factored.gradient(ctx.take, grads[0], values, index, len(table))
         return grad_values, None, grad_table

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hsae_hub.ops import factored
 from hsae_hub.ops.kernels import block_gradient
+from hsae_hub.ops.kernels.uses import BlockGradient
 
 _STRIP = (
     256  # columns of x at once: their gradients, before they are turned, stay in a core's cache
@@ -51,6 +53,7 @@ class _TopKLinear(torch.autograd.Function):
         centre: Tensor | None,
         choose: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.take = factored.taker_for(W, None)
         centred = x if centre is None else x - centre
         pre = centred @ W if bias is None else torch.addmm(bias, centred, W)
         indices = choose(pre)
@@ -69,7 +72,13 @@ class _TopKLinear(torch.autograd.Function):
         needs_total = needs_bias or needs_centre
         grad_x = total = None
         if for_pre is None and not needs_x:
-            grad_W = _columns_gradient(centred, values, indices, W) if needs_W else None
+            if not needs_W:
+                grad_W = None
+            elif ctx.take is None:
+                grad_W = columns_gradient(centred, values, indices, W)
+            else:
+                grad_W = None
+                ctx.take(BlockGradient(centred, values[..., None], indices, columns=True))
             if needs_total:
                 ones = x.new_ones(len(x), 1)
                 total = block_gradient(ones, values[..., None], indices, W.shape[1])[:, 0, 0]
@@ -83,7 +92,7 @@ class _TopKLinear(torch.autograd.Function):
         return grad_x, grad_W, total if needs_bias else None, grad_centre, None
 
 
-def _columns_gradient(x: Tensor, values: Tensor, indices: Tensor, like: Tensor) -> Tensor:
+def columns_gradient(x: Tensor, values: Tensor, indices: Tensor, like: Tensor) -> Tensor:
     """The gradient of a matrix of columns, whose gradients as rows are turned a strip at a time.
 
     Sums are taken in float32 at least: a column that many tokens use has many addends.

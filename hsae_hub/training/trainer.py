@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from hsae_hub.training.optim import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from hsae_hub.training.row_adam import RowAdam
 from hsae_hub.training.sharding import (
     add_gradients_,
     as_part,
@@ -47,7 +49,27 @@ class Member:
     name: str
     """As in `Recipe.saes`."""
     sae: SAE[Any]
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Adam | RowAdam
+
+    def following(self) -> AbstractContextManager[None]:
+        """Inside, losses and their backward hand over gradients as the optimiser takes them."""
+        return self.optimizer.following() if isinstance(self.optimizer, RowAdam) else nullcontext()
+
+    def clip(self, limit: float | None) -> float:
+        """Makes the gradient ready for a step: constraints, then the global norm, which is returned."""
+        if isinstance(self.optimizer, RowAdam):
+            return self.optimizer.clip(limit)
+        add_gradients_(self.sae)
+        self.sae.before_update()
+        return clip_gradient(self.sae, limit)
+
+    def update(self, lr: float, step: TrainStep) -> None:
+        """One step of the optimiser, and what the architecture does after it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        if not isinstance(self.optimizer, RowAdam):
+            self.sae.after_update(step, self.optimizer)
 
 
 class Trainer:
@@ -77,7 +99,10 @@ class Trainer:
         """Time spent so far on activations and steps, the parts before a resume included."""
         self.saved: Path | None = None
         """The newest checkpoint."""
-        self.members = [Member(name, sae, adam(sae, train)) for name, sae in saes.items()]
+        self.members = [
+            Member(name, sae, (RowAdam if RowAdam.suits(sae) else adam)(sae, train))
+            for name, sae in saes.items()
+        ]
         self._command = command
 
     @property
@@ -166,24 +191,20 @@ class Trainer:
     def _update(
         self, member: Member, x: Float[Tensor, "batch d_in"], lr: float, is_logged: bool
     ) -> dict[str, float]:
-        sae, optimizer = member.sae, member.optimizer
+        sae = member.sae
         step = TrainStep(self.step, self.train.n_steps)
-        measured = batch_metrics(sae, x) if is_logged else {}
-        optimizer.zero_grad()
-        losses = sae.losses(x, step)
-        value = float(collective.mean_over_rows(losses["loss"].detach(), len(x)))
-        if not math.isfinite(value):
-            raise self._diverged(member, "loss", value, x)
-        torch.autograd.backward(losses["loss"], loss_weight(sae, len(x), self.train.batch_size))
-        add_gradients_(sae)
-        sae.before_update()
-        norm = clip_gradient(sae, self.train.clip_norm)
+        member.optimizer.zero_grad()
+        with member.following():
+            measured = batch_metrics(sae, x) if is_logged else {}
+            losses = sae.losses(x, step)
+            value = float(collective.mean_over_rows(losses["loss"].detach(), len(x)))
+            if not math.isfinite(value):
+                raise self._diverged(member, "loss", value, x)
+            torch.autograd.backward(losses["loss"], loss_weight(sae, len(x), self.train.batch_size))
+        norm = member.clip(self.train.clip_norm)
         if not math.isfinite(norm):
             raise self._diverged(member, "gradient's norm", norm, x)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
-        sae.after_update(step, optimizer)
+        member.update(lr, step)
         if not is_logged:
             return {}
         values = torch.stack([part.detach() for part in losses.values()])

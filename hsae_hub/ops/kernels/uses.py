@@ -1,0 +1,89 @@
+"""What an update of a table is made from: its gradient as uses of its blocks, its moments, Adam's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+class BlockGradient(NamedTuple):
+    """`out[blocks[t, i], r] += values[t, i, r] · x[t]` over all `t` and `i`: the gradient of a table of blocks."""
+
+    x: Float[Tensor, "batch width"]
+    values: Float[Tensor, "batch q s"]
+    blocks: Int64[Tensor, "batch q"]
+    columns: bool = False
+    """Whether the table is a matrix `[width, n]`, whose columns are blocks of one row."""
+
+
+class Uses(NamedTuple):
+    """A gradient `out[blocks[u], r] = Σ values[p, r] · x[tokens[p]]` over `p` in `starts[u] … starts[u + 1] - 1`."""
+
+    x: Float[Tensor, "all width"]
+    tokens: Int64[Tensor, " pairs"]
+    values: Float[Tensor, "pairs s"]
+    blocks: Int64[Tensor, " used"]
+    """In ascending order."""
+    starts: Int64[Tensor, " ends"]
+
+
+class Learned(NamedTuple):
+    """A table and what Adam remembers of it, all of them blocks `[n, s, width]` or columns `[width, n]`."""
+
+    table: Float[Tensor, "*shape"]
+    first: Float[Tensor, "*shape"]
+    second: Float[Tensor, "*shape"]
+
+
+class AdamStep(NamedTuple):
+    """`m ← β₁m + (1-β₁)g`, `v ← β₂v + (1-β₂)g²`, `p ← p - size · m / (√v + eps)`; `g` is `scale` times the gradient.
+
+    `size` and `eps` hold the corrections of the moments' bias.
+    """
+
+    size: float
+    eps: float
+    beta1: float
+    beta2: float
+    scale: float
+
+
+class Missed(NamedTuple):
+    """Steps without a gradient that blocks have not taken yet, of as many kinds as there are gaps.
+
+    In the `i`-th of them a block moves by `-motion[kind, i] · m / (√v + eps[kind])`, with its moments as they are.
+    """
+
+    kinds: Int64[Tensor, " blocks"]
+    motion: Float[Tensor, "kinds steps"]
+    eps: Float[Tensor, " kinds"]
+    first: Float[Tensor, " kinds"]
+    """What is left of `m` after all of them."""
+    second: Float[Tensor, " kinds"]
+    """What is left of `v`."""
+
+
+def sort_uses(parts: Sequence[BlockGradient]) -> Uses:
+    """The uses of a table's blocks, block by block and in a block as they came; those that add nothing are left out."""
+    tokens, start = [], 0
+    for part in parts:
+        here = torch.arange(start, start + len(part.x), device=part.x.device)
+        tokens.append(here.repeat_interleave(part.blocks.shape[1]))
+        start += len(part.x)
+    values = _joined([part.values.flatten(0, 1) for part in parts])
+    blocks = _joined([part.blocks.flatten() for part in parts])
+    (kept,) = values.any(1).nonzero(as_tuple=True)
+    blocks, order = blocks[kept].sort(stable=True)
+    kept = kept[order]
+    used, counts = torch.unique_consecutive(blocks, return_counts=True)
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    x = _joined([part.x for part in parts]).contiguous()
+    return Uses(x, _joined(tokens)[kept], values[kept], used, starts)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,0 +1,153 @@
+"""Adam that updates a table from the factors of its gradient, which then never exists as a whole."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hsae_hub.architectures import SAE
+from hsae_hub.ops import collective, kernels, normalize_rows_, project_out_rows_
+from hsae_hub.ops.factored import Take, following
+from hsae_hub.ops.kernels import update
+from hsae_hub.ops.kernels.uses import AdamStep, BlockGradient, Learned, Uses, sort_uses
+from hsae_hub.ops.topk_linear import columns_gradient
+from hsae_hub.recipes import TrainSection
+
+_EPS = 1e-8
+_CLIP_EPS = 1e-6  # added to the norm, as torch's clip_grad_norm_ does
+
+
+@dataclass
+class _Table:
+    """A parameter, and what is known of its gradient in this step."""
+
+    parameter: nn.Parameter
+    unit: bool
+    """Whether its rows keep norm 1."""
+    parts: list[BlockGradient] = field(default_factory=list)
+    uses: Uses | None = None
+
+    @property
+    def columns(self) -> bool:
+        """Whether the blocks are columns."""
+        return self.parts[0].columns
+
+    def blocks_of(self, x: Tensor) -> Tensor:
+        """A tensor of the parameter's shape as blocks of rows."""
+        s, width = self.parts[0].values.shape[2], self.parts[0].x.shape[1]
+        return x.view(-1, s, width)
+
+
+class RowAdam(torch.optim.Adam):
+    """Adam of one SAE in one process, with clipping by the global norm and rows that keep norm 1 in the same pass.
+
+    Products inside `following` hand over their gradients as factors; what else a loss depends on comes as `.grad`,
+    and the two are added up. Its results are those of fused Adam between `before_update` and `after_update`.
+    """
+
+    def __init__(self, sae: SAE[Any], train: TrainSection) -> None:
+        beta1, beta2 = train.betas
+        super().__init__(sae.parameters(), lr=train.lr, betas=(beta1, beta2), eps=_EPS, fused=True)
+        unit = {sae.get_parameter(name).data_ptr() for name in sae.unit_rows}
+        self._tables = {p.data_ptr(): _Table(p, p.data_ptr() in unit) for p in sae.parameters()}
+        self._scale = 1.0
+
+    @staticmethod
+    def suits(sae: SAE[Any]) -> bool:
+        """Whether it can train this SAE: nothing else looks at gradients, no other process has a part of them."""
+        own = type(sae)
+        plain = own.before_update is SAE.before_update and own.after_update is SAE.after_update
+        on_cpu = sae.device.type == "cpu" and sae.dtype != torch.bfloat16
+        return plain and on_cpu and collective.alone()
+
+    def following(self) -> AbstractContextManager[None]:
+        """Inside, losses and their backward hand over gradients."""
+        return following(self)
+
+    def before_read(self, table: Tensor, blocks: Tensor | None) -> None:
+        """Every block of a table is up to date at any time."""
+
+    def taker(self, table: Tensor) -> Take | None:
+        found = self._tables.get(table.data_ptr())
+        if found is None or table.numel() != found.parameter.numel():
+            return None
+        return found.parts.append
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        for table in self._tables.values():
+            table.parts.clear()
+            table.uses = None
+
+    @torch.no_grad()
+    def clip(self, limit: float | None) -> float:
+        """Finds by how much the coming step scales the gradient down to this norm; returns the norm that it has."""
+        squares = []
+        for table in self._tables.values():
+            p = table.parameter
+            if table.parts:
+                table.uses = sort_uses(table.parts)
+            if p.grad is not None:
+                if table.uses is not None:
+                    _add_(p.grad, table)
+                if table.unit:
+                    project_out_rows_(p.grad, p)
+                squares.append(torch.linalg.vector_norm(p.grad).double().square())
+            elif table.uses is not None:
+                unit = table.blocks_of(p) if table.unit else None
+                found = update.square_norms(table.uses, unit)
+                squares.append(found.sum(dtype=torch.float64))
+        norm = float(torch.stack(squares).sum().sqrt())
+        self._scale = 1.0 if limit is None else min(1.0, limit / (norm + _CLIP_EPS))
+        return norm
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of all parameters."""
+        if self._scale < 1:
+            for table in self._tables.values():
+                if table.parameter.grad is not None:
+                    table.parameter.grad.mul_(self._scale)
+        super().step()
+        for table in self._tables.values():
+            if table.parameter.grad is None and table.uses is not None:
+                self._update_(table, table.uses)
+            elif table.parameter.grad is not None and table.unit:
+                normalize_rows_(table.parameter)
+
+    def _update_(self, table: _Table, uses: Uses) -> None:
+        p = table.parameter
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(p)
+            state["exp_avg_sq"] = torch.zeros_like(p)
+        state["step"] += 1
+        adam = self._numbers(int(state["step"]))
+        learned = Learned(p.detach(), state["exp_avg"], state["exp_avg_sq"])
+        if table.columns:
+            update.adam_columns_(learned, uses, adam)
+        else:
+            blocks = Learned(*map(table.blocks_of, learned))
+            update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=False)
+
+    def _numbers(self, step: int) -> AdamStep:
+        group = self.param_groups[0]
+        beta1, beta2 = group["betas"]
+        root = (1 - beta2**step) ** 0.5
+        size = group["lr"] * root / (1 - beta1**step)
+        return AdamStep(size, group["eps"] * root, beta1, beta2, self._scale)
+
+
+def _add_(grad: Tensor, table: _Table) -> None:
+    """Adds the factors to a dense gradient."""
+    for x, values, blocks, columns in table.parts:
+        if columns:
+            grad.add_(columns_gradient(x, values[..., 0], blocks, grad))
+        else:
+            n = grad.numel() // values.shape[2] // x.shape[1]
+            grad.add_(kernels.block_gradient(x, values, blocks, n).view_as(grad))
