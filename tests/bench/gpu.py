@@ -12,7 +12,6 @@ small sizes anywhere.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -99,6 +98,11 @@ def step(found: Findings, scale: Scale, device: torch.device, batch: int) -> Non
 
 def report(found: Findings, scale: Scale) -> None:
     """Ceilings, kernels, then whole SAEs."""
+    if not torch.cuda.is_available() and not scale.quick:
+        found.notes.append(
+            "no GPU here, nothing measured (--quick runs it at small sizes anywhere)"
+        )
+        return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     has_kernels = device.type == "cuda" and find_spec("triton") is not None
     kernels = import_module("hsae_hub.ops.kernels.cuda") if has_kernels else plain
@@ -113,7 +117,4 @@ def report(found: Findings, scale: Scale) -> None:
 
 
 if __name__ == "__main__":
-    if not torch.cuda.is_available() and "--quick" not in sys.argv:
-        print("gpu: no GPU here, skipped (--quick runs it at small sizes on the CPU)")
-    else:
-        run_part(Findings(part="gpu", title="On a GPU"), report)
+    run_part(Findings(part="gpu", title="On a GPU"), report)
