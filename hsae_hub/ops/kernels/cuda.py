@@ -43,7 +43,7 @@ def block_dot(
         return out
     tokens, rows, columns = _tile(q * s, width)
     grid = (triton.cdiv(batch, tokens) * triton.cdiv(q * s, rows),)
-    with _device_of(x):
+    with on(x):
         cuda_blocks.dot_kernel[grid](
             x, table, index, out, batch, q, width, S=s, TOKENS=tokens, ROWS=rows, WIDTH=columns
         )
@@ -64,7 +64,7 @@ def block_sum(
         return out
     tokens, rows, columns = _tile(q * s, width)
     grid = (triton.cdiv(batch, tokens) * triton.cdiv(width, columns),)
-    with _device_of(values):
+    with on(values):
         cuda_blocks.sum_kernel[grid](
             values, index, table, out, batch, q, width, S=s, TOKENS=tokens, ROWS=rows, WIDTH=columns
         )
@@ -84,27 +84,14 @@ def block_gradient(
     out = x.new_empty(n, s, width)
     if out.numel() == 0:
         return out
-    pairs = by_block(index, n)
-    together, rows, columns = gradient_tile(s, width, x.element_size())
-    row_tiles = triton.cdiv(s, rows)
-    grid = (n * row_tiles * triton.cdiv(width, columns),)
-    with _device_of(x):
-        cuda_blocks.gradient_kernel[grid](
-            x,
-            values,
-            pairs.order,
-            pairs.starts,
-            pairs.busiest(),
-            out,
-            n,
-            max(index.shape[1], 1),
-            width,
-            row_tiles,
-            S=s,
-            PAIRS=together,
-            ROWS=rows,
-            WIDTH=columns,
-        )
+    order, starts = by_block(index, n)
+    sum_pairs(
+        x,
+        order // max(index.shape[1], 1),
+        values.flatten(0, 1)[order],
+        busiest_first(torch.arange(n, device=x.device), starts[:-1], starts[1:]),
+        out,
+    )
     return out
 
 
@@ -117,56 +104,89 @@ def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
     if not (fits and 0 < k <= n) or batch == 0 or pre.dtype not in DTYPES:
         return plain.top_k(pre, k)
     out = torch.empty(batch, k, dtype=torch.int64, device=pre.device)
-    with _device_of(pre):
+    with on(pre):
         cuda_top_k.top_k_kernel[(batch,)](
             pre.contiguous(), out, n, k, K=some, GROUPS=groups, MEMBERS=members, num_warps=8
         )
     return out
 
 
-class Pairs(NamedTuple):
-    """Pairs of a token and one of its blocks, numbered `t · q + i`, in the order of their blocks."""
+class Spans(NamedTuple):
+    """Blocks, and where the pairs of each begin and end."""
 
-    order: Int64[Tensor, " pairs"]
-    """Their numbers; those of a block lie together, by token."""
-    starts: Int64[Tensor, " n1"]
-    """Where each block's begin, and the end."""
-
-    def busiest(self) -> Int64[Tensor, " n"]:
-        """Blocks, those with the most pairs first: they take longest, and none is left for the end."""
-        return self.starts.diff().argsort(descending=True)
+    blocks: Int64[Tensor, " count"]
+    firsts: Int64[Tensor, " count"]
+    lasts: Int64[Tensor, " count"]
 
 
-def by_block(index: Int64[Tensor, "batch q"], n: int) -> Pairs:
-    """The sort is stable, and over keys of two bytes where they do: a radix sort takes a pass for each byte."""
+def busiest_first(
+    blocks: Int64[Tensor, " count"],
+    firsts: Int64[Tensor, " count"],
+    lasts: Int64[Tensor, " count"],
+) -> Spans:
+    """Those with the most pairs come first: they take longest, and none is left for the end."""
+    order = (lasts - firsts).argsort(descending=True)
+    return Spans(blocks[order], firsts[order], lasts[order])
+
+
+def by_block(
+    index: Int64[Tensor, "batch q"], n: int
+) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " n1"]]:
+    """The pairs `t · q + i` in the order of their blocks and tokens, where each block's begin, and the end.
+
+    The sort is stable, and over keys of two bytes where they do: a radix sort takes a pass for each byte.
+    """
     kind = torch.int16 if n < 2**15 else torch.int32
     blocks, order = torch.sort(index.reshape(-1).to(kind), stable=True)
     every = torch.arange(n + 1, dtype=kind, device=index.device)
-    return Pairs(order, torch.searchsorted(blocks, every))
+    return order, torch.searchsorted(blocks, every)
 
 
-def gradient_tile(s: int, width: int, element_size: int) -> tuple[int, int, int]:
-    """Pairs at once, rows and columns of a table's gradient that one program sums."""
+def gradient_tile(s: int, width: int, element_size: int) -> dict[str, int]:
+    """What one program sums of a gradient: pairs at once, rows and columns."""
     rows = min(triton.next_power_of_2(s), _ROWS)
     columns = min(triton.next_power_of_2(width), 2 * _STRIP // element_size, 2 * _TILE // rows)
-    return (_PAIRS if s > 1 else _PAIRS // 2), rows, columns
+    return {"S": s, "PAIRS": _PAIRS if s > 1 else _PAIRS // 2, "ROWS": rows, "WIDTH": columns}
+
+
+def sum_pairs(
+    x: Float[Tensor, "batch width"],
+    tokens: Int64[Tensor, " pairs"],
+    values: Float[Tensor, "pairs s"],
+    spans: Spans,
+    out: Float[Tensor, "n s width"],
+) -> None:
+    """Puts into each block of `out` that has a span the sum of `values[p] ⊗ x[tokens[p]]` over its pairs."""
+    _, s, width = out.shape
+    tile = gradient_tile(s, width, x.element_size())
+    parts = triton.cdiv(s, tile["ROWS"]) * triton.cdiv(width, tile["WIDTH"])
+    count = len(spans.blocks)
+    with on(x):
+        cuda_blocks.gradient_kernel[(count * parts,)](
+            x, tokens, values, *spans, out, count, width, **tile
+        )
+
+
+def on(x: Tensor) -> AbstractContextManager[None]:
+    """Within it kernels start on the device of `x`."""
+    return device_of(x)  # type: ignore[no-untyped-call]
 
 
 def _grouped_dot(x: Tensor, table: Tensor, index: Tensor, out: Tensor) -> None:
     (n, s, width), q = table.shape, index.shape[1]
-    pairs = by_block(index, n)
-    tiles = (pairs.starts.diff() + _PAIRS - 1) // _PAIRS
+    order, starts = by_block(index, n)
+    tiles = (starts.diff() + _PAIRS - 1) // _PAIRS
     ends = tiles.cumsum(0)
     most = triton.cdiv(index.numel(), _PAIRS) + min(n, index.numel())
     owners = torch.searchsorted(ends, torch.arange(most, device=x.device), right=True)
     rows = min(triton.next_power_of_2(s), _ROWS)
     grid = (most, triton.cdiv(s, rows))
-    with _device_of(x):
+    with on(x):
         cuda_blocks.grouped_dot_kernel[grid](
             x,
             table,
-            pairs.order,
-            pairs.starts,
+            order,
+            starts,
             ends - tiles,
             owners,
             out,
@@ -178,10 +198,6 @@ def _grouped_dot(x: Tensor, table: Tensor, index: Tensor, out: Tensor) -> None:
             ROWS=rows,
             WIDTH=max(16, min(triton.next_power_of_2(width), _STRIP // x.element_size())),
         )
-
-
-def _device_of(x: Tensor) -> AbstractContextManager[None]:
-    return device_of(x)  # type: ignore[no-untyped-call]
 
 
 def _covered(x: Tensor, table: Tensor) -> bool:

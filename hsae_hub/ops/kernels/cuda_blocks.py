@@ -148,13 +148,12 @@ def grouped_dot_kernel(
 
 @triton.jit
 @no_type_check
-def block_gradient_tile(
+def gradient_tile(
     x,
+    tokens,
     values,
-    order,
     first,
     last,
-    q,
     width,
     row,
     column,
@@ -163,29 +162,27 @@ def block_gradient_tile(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """`values[pair, row] · x[token of the pair, column]`, summed over the pairs `order[first:last]` of a block."""
+    """`values[p, row] · x[tokens[p], column]`, summed over the pairs `first … last - 1`, those of one block."""
     is_column = column < width
     if S == 1:
         single = tl.zeros((PAIRS, WIDTH), tl.float32)
     else:
         sums = tl.zeros((ROWS, WIDTH), tl.float32)
     for start in range(first, last, PAIRS):
-        place = start + tl.arange(0, PAIRS)
-        known = place < last
-        pair = tl.load(order + place, known, 0)
+        pair = start + tl.arange(0, PAIRS)
+        known = pair < last
+        token = tl.load(tokens + pair, known, 0)
         right = tl.load(
-            x + (pair // q)[:, None] * width + column[None, :],
-            known[:, None] & is_column[None, :],
-            0,
+            x + token[:, None] * width + column[None, :], known[:, None] & is_column[None, :], 0
         )
         if S == 1:
             value = tl.load(values + pair, known, 0)
             single += value.to(tl.float32)[:, None] * right.to(tl.float32)
         else:
-            value = tl.load(
+            left = tl.load(
                 values + pair[None, :] * S + row[:, None], known[None, :] & (row < S)[:, None], 0
             )
-            sums = tl.dot(value, right, sums, input_precision="ieee")
+            sums = tl.dot(left, right, sums, input_precision="ieee")
     if S == 1:
         sums = tl.sum(single, 0)[None, :]
     return sums
@@ -195,32 +192,28 @@ def block_gradient_tile(
 @no_type_check
 def gradient_kernel(
     x,
+    tokens,
     values,
-    order,
-    starts,
-    busiest,
+    blocks,
+    firsts,
+    lasts,
     out,
-    n,
-    q,
+    count,
     width,
-    row_tiles,
     S: tl.constexpr,
     PAIRS: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """A tile of `block_gradient`: ROWS rows and WIDTH columns of one block, zeros where no token has it."""
-    program = tl.program_id(0)
-    block = tl.load(busiest + program % n)
-    part = program // n
-    row = (part % row_tiles) * ROWS + tl.arange(0, ROWS)
-    column = (part // row_tiles) * WIDTH + tl.arange(0, WIDTH)
-    first, last = tl.load(starts + block), tl.load(starts + block + 1)
-    sums = block_gradient_tile(
-        x, values, order, first, last, q, width, row, column, S, PAIRS, ROWS, WIDTH
-    )
+    """The gradient of ROWS rows and WIDTH columns of one block; zeros where it has no pair."""
+    at = tl.program_id(0) % count
+    part = tl.program_id(0) // count
+    row = (part % tl.cdiv(S, ROWS)) * ROWS + tl.arange(0, ROWS)
+    column = (part // tl.cdiv(S, ROWS)) * WIDTH + tl.arange(0, WIDTH)
+    first, last = tl.load(firsts + at), tl.load(lasts + at)
+    sums = gradient_tile(x, tokens, values, first, last, width, row, column, S, PAIRS, ROWS, WIDTH)
     tl.store(
-        out + (block * S + row[:, None]) * width + column[None, :],
+        out + (tl.load(blocks + at) * S + row[:, None]) * width + column[None, :],
         sums.to(out.dtype.element_ty),
         (row < S)[:, None] & (column < width)[None, :],
     )
