@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from harness.gemma import WIDTHS_2B, gemma
 
 from hsae_hub.architectures import build
 from hsae_hub.attach import Attached, attach
@@ -29,35 +29,16 @@ from hsae_hub.models import load_language_model
 ROWS, READ, PROMPT, NEW = 8, 512, 32, 64
 
 
-def gemma(layers: int, device: str) -> Any:
-    """google/gemma-2-2b's config.json, as published; `layers` of its 26."""
-    config = Gemma2Config(
-        vocab_size=256_000,
-        hidden_size=2304,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=256,
-        intermediate_size=9216,
-        sliding_window=4096,
-        query_pre_attn_scalar=256,
-        final_logit_softcapping=30.0,
-        attn_logit_softcapping=50.0,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        torch.set_default_dtype(torch.bfloat16)
-        try:
-            hf = Gemma2ForCausalLM(config)
-        finally:
-            torch.set_default_dtype(torch.float32)
-    return hf
-
-
 def attached(arguments: argparse.Namespace) -> Attached:
     tokenizer = load_language_model(device="cpu").tokenizer
-    lm = load_language_model((gemma(arguments.layers, arguments.device), tokenizer))
+    hf = gemma(
+        WIDTHS_2B,
+        layers=arguments.layers,
+        vocabulary=256_000,
+        device=arguments.device,
+        dtype=torch.bfloat16,
+    )
+    lm = load_language_model((hf, tokenizer))
     tree = {"n_parents": arguments.parents, "n_children": 64, "d_subspace": 8, "k": 32}
     with torch.device(arguments.device):
         sae = build({"architecture": "hsae", "d_in": 2304, **tree}, seed=0)

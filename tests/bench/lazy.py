@@ -1,101 +1,91 @@
-"""Opening a tree and taking 16 tokens apart: mapped from disk (`lazy=True`) beside read whole.
+"""Opening a tree and taking its first tokens apart: mapped from disk (`lazy=True`) beside read whole.
 
-    python tests/bench/lazy.py [--parents 16384] [--repeats 5] [--folder DIR]
+    python tests/bench/lazy.py [--rounds 5] [--quick]
 
-d_in 2304, 16 children in 8 dimensions: 2.7 GB at 16,384 parents, made and removed. Each reading is a process of its
-own, turn about; imports are not in it. `warm` files are in the page cache; for `cold` the system is asked to drop them
-first. Memory is what belongs to the process alone (RssAnon): pages of a mapped file are the system's to take back.
+d_in 2304, 16,384 parents with 16 children in 8 dimensions: 2.7 GB, made and removed. A reading opens the folder and
+decomposes, by `sae(x)` and `decoder_rows`; each is a process of its own, whose imports are not in it. `warm` files are
+in the page cache; for `cold` the system is asked to drop them first. Memory is what belongs to the process alone
+(RssAnon): pages of a mapped file are the system's to take back.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-import torch
+from harness import Findings, Scale, Took, interleaved, run_part
+from harness.memory import forget
+from harness.training import tree
 
 from hsae_hub.architectures import build
 from hsae_hub.artifact import WEIGHTS, save_sae
 
 READING = """
-import json, re, sys, time
+import json, sys, time
 import torch
 torch.set_num_threads(1)
+from harness.memory import resident
 from hsae_hub.hub import load
 
-def own():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-
-def read(folder, lazy):
+def read(folder, lazy, tokens):
     sae = load(folder, lazy=lazy)
-    opened = time.perf_counter()
-    x = torch.randn(16, sae.d_in, generator=torch.Generator().manual_seed(0))
-    sae.decoder_rows(sae(x).acts.indices)
-    return sae, opened
+    x = torch.randn(tokens, sae.d_in, generator=torch.Generator().manual_seed(0))
+    return sae, sae.decoder_rows(sae(x).acts.indices)
 
-read(sys.argv[1], False)  # whatever is imported on the way
-before, started = own(), time.perf_counter()
-sae, opened = read(sys.argv[2], sys.argv[3] == "lazy")
-done = time.perf_counter()
-print(json.dumps({"open": opened - started, "total": done - started, "memory": own() - before}))
+small, folder, how, tokens = sys.argv[1:]
+read(small, how == "lazy", 1)  # whatever is imported on the way
+before, wall, cpu = resident("RssAnon"), time.perf_counter(), time.process_time()
+kept = read(folder, how == "lazy", int(tokens))
+took = time.perf_counter() - wall, time.process_time() - cpu
+print(json.dumps([*took, resident("RssAnon") - before]))
 """
 
 
-def drop_cache(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(handle)
+def read(
+    small: Path, folder: Path, how: str, tokens: int, cold: bool, memory: dict[str, list[float]]
+) -> Took:
+    """One reading in a process of its own, whose memory is noted."""
+    if cold:
+        forget(folder / WEIGHTS)
+    words = [sys.executable, "-c", READING, str(small), str(folder), how, str(tokens)]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    wall, cpu, taken = json.loads(done.stdout)
+    memory.setdefault(f"{how}, {tokens}", []).append(taken)
+    return Took(wall, cpu)
 
 
-def read(small: Path, folder: Path, how: str) -> dict[str, float]:
-    words = [sys.executable, "-c", READING, str(small), str(folder), how]
-    found = subprocess.run(words, capture_output=True, text=True, check=True)
-    numbers: dict[str, float] = json.loads(found.stdout)
-    return numbers
-
-
-def told(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parents", type=int, default=16_384)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path)
-    arguments = parser.parse_args()
-    shape = {"architecture": "hsae", "d_in": 2304, "n_children": 16, "d_subspace": 8}
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+def measure(found: Findings, scale: Scale) -> None:
+    """Warm, then cold."""
+    d, n, k, _ = scale.sizes()
+    found.sizes = {"d_in": d, "parents": n, "k": k, "children": 16, "subspace": 8}
+    with tempfile.TemporaryDirectory() as name:
         small, folder = Path(name) / "small", Path(name) / "wide"
-        save_sae(build({**shape, "n_parents": 64, "k": 8}, seed=0), small)
-        wide = build({**shape, "n_parents": arguments.parents, "k": 32}, seed=0)
-        save_sae(wide, folder)
-        del wide
+        save_sae(build(tree(d, 64, 8), seed=0), small)
+        save_sae(build(tree(d, n, k), seed=0), folder)
         size = (folder / WEIGHTS).stat().st_size
-        print(f"{size / 1e9:.2f} GB, torch {torch.__version__}, medians with the range")
-        print("files  how    open s                 first 16 tokens s      memory / file")
-        for files in ("warm", "cold"):
-            found: dict[str, list[dict[str, float]]] = {"lazy": [], "whole": []}
-            for _ in range(arguments.repeats):
-                for how, readings in found.items():
-                    if files == "cold":
-                        drop_cache(folder / WEIGHTS)
-                    readings.append(read(small, folder, how))
-            for how, readings in found.items():
-                columns = [told([each[key] for each in readings]) for key in ("open", "total")]
-                share = told([each["memory"] / size for each in readings])
-                print(f"{files}   {how:5}  {columns[0]:22} {columns[1]:22} {share}")
-            pairs = zip(found["lazy"], found["whole"], strict=True)
-            print(
-                f"{files}   lazy / whole, total: {told([a['total'] / b['total'] for a, b in pairs])}"
-            )
+        for state, bar in (("warm", 0.02), ("cold", 0.20)):
+            memory: dict[str, list[float]] = {}
+            ways = {
+                f"{state}: {how}, {count} token{'s' * (count > 1)}": partial(
+                    read, small, folder, how, count, state == "cold", memory
+                )
+                for how, count in (("lazy", 1), ("lazy", 16), ("whole", 1))
+            }
+            found.add_times(interleaved(ways, scale.rounds, warmup=1 if state == "warm" else 0))
+            found.ratio(f"{state}: lazy, 1 token", f"{state}: whole, 1 token", bar=bar)
+            found.ratio(f"{state}: lazy, 16 tokens", f"{state}: whole, 1 token")
+            found.add(f"{state}: file", [size] * scale.rounds, "bytes")
+            for way, held in (("lazy, 1", 0.15), ("lazy, 16", None), ("whole, 1", None)):
+                found.add(f"{state}: memory, {way}", memory[way][-scale.rounds :], "bytes")
+                found.ratio(f"{state}: memory, {way}", f"{state}: file", bar=held)
 
 
 if __name__ == "__main__":
-    main()
+    run_part(Findings(part="lazy", title="Opening a tree"), measure)

@@ -27,7 +27,21 @@ from harness.report import Machine, Report
 from harness.table import lines
 
 FOLDER = Path(__file__).parent
-PARTS = ("step", "penalties", "memory", "forward", "one_token")
+PARTS = (
+    "step",
+    "penalties",
+    "memory",
+    "forward",
+    "one_token",
+    "lazy",
+    "attach",
+    "harvest",
+    "index",
+    "cache",
+    "hub",
+    "startup",
+    "scaling",
+)
 """In the order in which they run."""
 
 

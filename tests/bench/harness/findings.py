@@ -100,17 +100,18 @@ class Findings(_Record):
         unit: str,
         *,
         cpu: Sequence[float] | None = None,
-        bar: float | None = None,
     ) -> None:
         """Keeps a reading of any kind, a value a round."""
         if any(reading.name == name for reading in self.readings):
             raise ValueError(f"{self.part} has a reading {name!r} already")
         own = None if cpu is None else list(cpu)
         self.readings.append(
-            Reading(
-                name=name, unit=unit, values=list(values), cpu=own, spread=spread(values), bar=bar
-            )
+            Reading(name=name, unit=unit, values=list(values), cpu=own, spread=spread(values))
         )
+
+    def hold(self, name: str, bar: float) -> None:
+        """Says what the median of a reading may be at most."""
+        self.reading(name).bar = bar
 
     def ratio(self, of: str, over: str, *, bar: float | None = None) -> None:
         """Keeps `of` / `over`, round by round, which has to be at most `bar`."""
