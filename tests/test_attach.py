@@ -17,9 +17,9 @@ from transformers import GenerationConfig
 from hsae_hub.architectures import SAE, build
 from hsae_hub.attach import Attached, attach
 from hsae_hub.attach.batches import Reading, encode_texts, pad_left, read_now
-from hsae_hub.attach.generating import Draw
 from hsae_hub.attach.running import Placed
 from hsae_hub.attach.splicing import Splice
+from hsae_hub.attach.writing import Draw
 from hsae_hub.errors import NotFoundError, UsageError
 from hsae_hub.models import LanguageModel, load_language_model
 

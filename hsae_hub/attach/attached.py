@@ -15,7 +15,7 @@ from hsae_hub.attach.beside import Beside, BesideStep, gather, stream_beside
 from hsae_hub.attach.decomposing import decompose_ids, decompose_windows, place_name, sae_name
 from hsae_hub.attach.decomposition import Decomposition
 from hsae_hub.attach.engine import Engine
-from hsae_hub.attach.generating import Writing, continue_texts, greedy
+from hsae_hub.attach.generating import continue_texts, greedy
 from hsae_hub.attach.losses import Site
 from hsae_hub.attach.pointing import pointed
 from hsae_hub.attach.probing import warn_if_far_below
@@ -26,6 +26,7 @@ from hsae_hub.attach.splicing import Splice, chosen_latents
 from hsae_hub.attach.steering import make_steering
 from hsae_hub.attach.steering_spec import EditSpec, Gate, SteeringSpec, Units, parse_edits
 from hsae_hub.attach.streaming import Stream, stream_text
+from hsae_hub.attach.writing import Writing
 from hsae_hub.errors import NotFoundError, UsageError
 from hsae_hub.models import Hookpoint, LanguageModel
 from hsae_hub.problems import nearest
@@ -95,7 +96,6 @@ class Attached:
         """Takes a text apart, as the model reads it without any intervention.
 
         An SAE of an embedding takes each token's row apart, which is the same in every text.
-
         `top` keeps each token's parents with the strongest acts; `runner_ups` shows so many children beside the kept
         one.
 
@@ -365,7 +365,7 @@ class Attached:
     def _first_use(self) -> None:
         probed = (self._whole or self)._probed
         for name, site in self.sites.items():
-            if name not in probed and not self.lm.remote:
+            if name not in probed and self.lm.readable:
                 probed.add(name)
                 warn_if_far_below(site.sae, self.lm, site.hookpoint)
 

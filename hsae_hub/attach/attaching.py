@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnsight.modeling.vllm import VLLM
 
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import ArtifactConfig, ArtifactInfo, ModelConfig
@@ -15,6 +16,8 @@ from hsae_hub.attach.engine import Engine, EngineName
 from hsae_hub.attach.fitting import check_fit, choose_hookpoint
 from hsae_hub.attach.losses import Site
 from hsae_hub.attach.remote import RemoteRunner, remote_language_model
+from hsae_hub.attach.vllm import VLLMRunner
+from hsae_hub.attach.vllm_model import vllm_language_model
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, load_language_model
 from hsae_hub.models.loading import Dtype, ModelSource
@@ -22,7 +25,7 @@ from hsae_hub.models.loading import Dtype, ModelSource
 
 def attach(
     sae: SAE[Any] | Sequence[SAE[Any]] | Mapping[str, SAE[Any]],
-    model: ModelSource | None = None,
+    model: ModelSource | VLLM | None = None,
     *,
     hookpoint: str | None = None,
     device: str | torch.device | None = None,
@@ -36,7 +39,9 @@ def attach(
     `dtype` are the model's; each SAE is moved to where its hookpoint is and keeps its type. `hookpoint` is for an SAE
     that does not say where it belongs; of several such, the name is the place. A model that only goes by another name
     is attached with a warning. `engine="hooks"` runs the model without nnsight: the same results, but no traces;
-    `engine="ndif"` runs it on NDIF's servers, with nothing of it loaded here.
+    `engine="ndif"` runs it on NDIF's servers, with nothing of it loaded here. `engine="vllm"` hands it to vLLM, many
+    prompts at once and without gradients; settings of vLLM's own go to nnsight's `VLLM`, and the model that it gives is
+    then `model`.
 
     Raises:
         MisfitError: width, layer, family or tokenizer are not those that the SAE was trained with, or the SAEs are of
@@ -47,8 +52,10 @@ def attach(
     places = _places(sae, hookpoint)
     made_for = {name: config.model for name, (_, _, config) in places.items() if config}
     known = {name: each for name, each in made_for.items() if each}
-    remote = None
-    if engine == "ndif":
+    remote: RemoteRunner | VLLMRunner | None = None
+    if isinstance(model, VLLM) or engine == "vllm":
+        lm, remote = _on_vllm(model, known, device, dtype)
+    elif engine == "ndif":
         lm, wrapper = _remote(model, known)
         remote = RemoteRunner(lm, wrapper)
     else:
@@ -58,6 +65,9 @@ def attach(
         check_fit(one, lm, place, config)
         sites[name] = Site(one if remote else one.to(place.device(lm)), place)
     hookpoints = [site.hookpoint for site in sites.values() if site.hookpoint.side != "weight"]
+    if isinstance(remote, VLLMRunner):
+        for place in hookpoints:
+            remote.check(place)
     return Attached(lm, sites, Engine(lm, list(dict.fromkeys(hookpoints)), engine, remote=remote))
 
 
@@ -129,6 +139,26 @@ def _remote(
     raise UsageError(
         "this model is loaded, and engine='ndif' runs one that is not", fix="give its name"
     )
+
+
+def _on_vllm(
+    model: Any,
+    made_for: Mapping[str, ModelConfig],
+    device: str | torch.device | None,
+    dtype: Dtype | None,
+) -> tuple[LanguageModel, VLLMRunner]:
+    if device is not None or (isinstance(model, VLLM) and dtype is not None):
+        raise UsageError(
+            "where vLLM runs a model, and in which type, is its own matter",
+            fix="attach(sae, VLLM('org/name', dispatch=True, dtype='bfloat16'))",
+        )
+    if model is not None and not isinstance(model, str | Path | VLLM):
+        raise UsageError("this model is loaded, and vLLM loads its own", fix="give its name")
+    own = _own_model(made_for) if model is None else next(iter(made_for.values()), None)
+    wanted: Any = dtype or ("float32" if own is None else own.dtype)
+    if model is None and own is not None:
+        return vllm_language_model(own.id, own.revision, wanted)
+    return vllm_language_model(model, None, wanted)
 
 
 def _own_model(made_for: Mapping[str, ModelConfig]) -> ModelConfig:

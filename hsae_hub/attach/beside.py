@@ -18,10 +18,11 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaL
 
 from hsae_hub.attach.batches import Reading
 from hsae_hub.attach.engine import Engine
-from hsae_hub.attach.generating import Draw, Writing, prepare
+from hsae_hub.attach.generating import prepare
 from hsae_hub.attach.prompts import Prompt, encode_prompts
 from hsae_hub.attach.running import Intervention, Placed
 from hsae_hub.attach.streaming import Stream, Text, Told
+from hsae_hub.attach.writing import Draw, Writing
 
 
 class BesideStep(NamedTuple):

@@ -18,6 +18,7 @@ from hsae_hub.attach.hooking import HooksRunner
 from hsae_hub.attach.remote import RemoteRunner
 from hsae_hub.attach.running import Placed, Run
 from hsae_hub.attach.tracing import NNsightRunner
+from hsae_hub.attach.vllm import VLLMRunner
 from hsae_hub.errors import UsageError
 from hsae_hub.models import (
     Hookpoint,
@@ -27,8 +28,8 @@ from hsae_hub.models import (
     model_lock,
 )
 
-EngineName = Literal["nnsight", "hooks", "ndif"]
-"""`nnsight`: the default; `hooks`: without it, no traces; `ndif`: on NDIF's servers, no weights here."""
+EngineName = Literal["nnsight", "hooks", "ndif", "vllm"]
+"""`nnsight`: the default; `hooks`: without it, no traces; `ndif`: on NDIF's servers; `vllm`: on vLLM."""
 
 
 class Engine:
@@ -40,18 +41,18 @@ class Engine:
         hookpoints: Sequence[Hookpoint],
         name: EngineName = "nnsight",
         *,
-        remote: RemoteRunner | None = None,
+        remote: RemoteRunner | VLLMRunner | None = None,
     ) -> None:
         """`remote` runs a model whose weights are not here, whatever the name."""
         self.lm = lm
         self.special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
         self._lock = model_lock(lm.hf)
         with self._lock:
+            order = list(hookpoints) if name == "hooks" else in_order_of_execution(lm, hookpoints)
             self._runner = remote or (
-                NNsightRunner(lm, in_order_of_execution(lm, hookpoints))
-                if name == "nnsight"
-                else HooksRunner(lm)
+                NNsightRunner(lm, order) if name == "nnsight" else HooksRunner(lm)
             )
+        self._order = {hookpoint: number for number, hookpoint in enumerate(order)}
 
     def logits(
         self, batch: TokenBatch, placed: Sequence[Placed] = (), *, gradients: bool = False
@@ -59,7 +60,15 @@ class Engine:
         """One forward with the interventions, first to last; padding may be on either side.
 
         With `gradients` what the interventions put in place stays connected to the logits.
+
+        Raises:
+            UsageError: gradients, of a model that is not here.
         """
+        if gradients and self.lm.remote:
+            raise UsageError(
+                f"{self.lm.id} runs elsewhere, and no gradients come from there",
+                fix="attach(sae) runs it here",
+            )
         arguments = forward_arguments(self.lm.hf, batch.ids, batch.mask)
         with torch.set_grad_enabled(gradients):
             logits: Tensor = self._call(None, arguments, batch, placed).logits
@@ -118,8 +127,9 @@ class Engine:
     def _tracing(self) -> NNsightRunner:
         if not isinstance(self._runner, NNsightRunner):
             raise UsageError(
-                "traces are nnsight's, and this model is run through plain hooks",
-                fix="attach(sae) without engine='hooks'",
+                "traces are nnsight's, and this model is run through "
+                + ("plain hooks" if isinstance(self._runner, HooksRunner) else "another engine"),
+                fix="attach(sae) without engine=…",
             )
         return self._runner
 
@@ -130,7 +140,9 @@ class Engine:
         batch: TokenBatch,
         placed: Sequence[Placed],
     ) -> Any:
-        run = Run(batch, placed, self.special)
+        # nnsight asks for places as a forward reaches them; of one place first stays first
+        inwards = sorted(placed, key=lambda each: self._order.get(each.hookpoint, 0))
+        run = Run(batch, inwards, self.special)
         with self._taken(run, function):
             result = self._runner.call(function, arguments, run)
         if not self.lm.remote:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -23,8 +22,7 @@ from transformers import AutoTokenizer
 import hsae_hub
 from hsae_hub.attach.batches import Reading, read_now
 from hsae_hub.attach.running import Intervention, Run
-from hsae_hub.attach.splicing import Splice
-from hsae_hub.attach.steering import Steering
+from hsae_hub.attach.shipping import lean
 from hsae_hub.errors import UsageError
 from hsae_hub.models import (
     LanguageModel,
@@ -120,7 +118,7 @@ class RemoteRunner:
     def call(self, function: Callable[..., Any] | None, arguments: dict[str, Any], run: Run) -> Any:
         """A forward, of which only the logits come back, or a generation, of which the ids do."""
         parts = [
-            Part(each.full_path(self._lm.hf), each.side == "output", tuple(map(_lean, changes)))
+            Part(each.full_path(self._lm.hf), each.side == "output", tuple(map(lean, changes)))
             for each, changes in run.changes.items()
         ]
         nnsight.register(hsae_hub)  # what is ours goes along by value
@@ -172,14 +170,3 @@ def remote_language_model(source: str, revision: str | None) -> tuple[LanguageMo
     )
     lm = LanguageModel(model._module.eval(), tokenizer, place.name, place.commit, remote=True)
     return lm, model
-
-
-def _lean(change: Intervention) -> Intervention:
-    """The same intervention without what it does not use: nobody needs to ship a whole SAE to push along two rows."""
-    if isinstance(change, Steering) and not change.reads_acts:
-        return replace(change, sae=None)
-    if isinstance(change, Steering | Splice) and change.sae is not None:
-        twin = copy(change.sae)
-        twin.info = None  # config and statistics of its file
-        return replace(change, sae=twin)
-    return change

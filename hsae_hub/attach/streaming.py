@@ -12,9 +12,10 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from hsae_hub.attach.engine import Engine
-from hsae_hub.attach.generating import Draw, Writing, prepare, text_after
+from hsae_hub.attach.generating import prepare, text_after
 from hsae_hub.attach.prompts import Prompt, encode_prompts
 from hsae_hub.attach.running import Placed
+from hsae_hub.attach.writing import Draw, Writing
 from hsae_hub.models import LanguageModel
 
 T = TypeVar("T")

@@ -250,7 +250,8 @@ def in_order_of_execution(lm: LanguageModel, hookpoints: Sequence[Hookpoint]) ->
             else:
                 handles.append(module.register_forward_pre_hook(note))
         try:
-            token = torch.zeros(1, 1, dtype=torch.int64, device=lm.device)
+            device = lm.hf.device if lm.remote else lm.device
+            token = torch.zeros(1, 1, dtype=torch.int64, device=device)
             lm.hf(**forward_arguments(lm.hf, token, token + 1))
         finally:
             for handle in handles:
@@ -281,10 +282,14 @@ def read_activations(
         UsageError: the model's weights are not here.
     """
     if lm.remote:
-        raise UsageError(
-            f"{lm.id} runs on a server, and its activations stay there",
-            fix="steer, splice and generate; for everything else load the model",
-        )
+        if lm.reader is None or hookpoint.side == "weight":
+            raise UsageError(
+                f"{lm.id} runs on a server, and its activations stay there"
+                if lm.reader is None
+                else f"{lm.id} runs on vLLM, and its weights stay there",
+                fix="steer, splice and generate; for everything else load the model",
+            )
+        return lm.reader(hookpoint, input_ids, attention_mask)
     ids, mask = input_ids.to(lm.device), attention_mask.to(lm.device)
     if hookpoint.side == "weight":
         return hookpoint.rows(lm)[ids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -11,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
@@ -53,7 +54,9 @@ class LanguageModel:
     revision: str | None = None
     """Commit on the hub; None for the embedded model, folders and models that were handed over loaded."""
     remote: bool = False
-    """Whether its weights are on a server: what is here has shapes and no values."""
+    """Whether its weights are elsewhere, on a server or in vLLM: what is here has shapes and no values."""
+    reader: Callable[[Any, Tensor, Tensor], Tensor] | None = None
+    """Reads activations there, as `read_activations` does here; None where nothing can."""
 
     @property
     def device(self) -> torch.device:
@@ -65,6 +68,11 @@ class LanguageModel:
         """Type it runs in."""
         found: torch.dtype = self.hf.dtype
         return found
+
+    @property
+    def readable(self) -> bool:
+        """Whether its activations come here."""
+        return not self.remote or self.reader is not None
 
     @property
     def d_model(self) -> int:
