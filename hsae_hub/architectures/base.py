@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
@@ -12,13 +13,23 @@ from pydantic import BaseModel, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from hsae_hub.architectures.latents import Acts, TreeShape
-from hsae_hub.ops import normalize_rows_, project_out_rows_, weighted_rows, whitening
+from hsae_hub.ops import (
+    StoredTable,
+    block_sum,
+    empty_blocks,
+    normalize_rows_,
+    project_out_rows_,
+    whitening,
+)
 
 NORM_EPS = 1e-6
 """Added to a token's norm before dividing, as in Muchane et al.'s code: a zero vector stays zero."""
 
 
 LAYER_NORM_EPS = 1e-5
+
+STORED_BYTES = 1 << 28
+"""Memory, at most, for the rows used last of an SAE whose tables stay on disk."""
 
 Normalize = Literal[
     "none", "unit_norm", "layer_norm", "layer_norm_unbiased", "standardize", "mean_norm"
@@ -118,6 +129,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     def __init__(self, config: C) -> None:
         super().__init__()
         self.config: C = config
+        self._stored: dict[str, StoredTable] = {}
+        self._before_use: Callable[[], None] | None = None
         self.shape = config.shape()
         self.d_in = config.d_in
         self.d_sae = self.shape.d_sae
@@ -149,11 +162,13 @@ class SAE(nn.Module, ABC, Generic[C]):
         self, values: Float[Tensor, "batch a"], indices: Int64[Tensor, "batch a"]
     ) -> Float[Tensor, "batch d_in"]:
         """Sum of decoder directions weighted by acts, before normalisation is undone, without the bias."""
-        return weighted_rows(values, indices, self.W_dec)
+        table, place = self.blocks("W_dec", indices)
+        return block_sum(values[..., None], place, table)
 
     def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         """Decoder directions of latents by flat index, before normalisation is undone."""
-        return self.W_dec[indices]
+        table, place = self.blocks("W_dec", indices)
+        return table[place, 0]
 
     @abstractmethod
     def losses(
@@ -212,6 +227,8 @@ class SAE(nn.Module, ABC, Generic[C]):
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Acts:
         """The acts of raw activations, as they are decoded."""
+        if self._before_use is not None:
+            self._before_use()
         normal, scale, shift = self.normalize(x.reshape(-1, self.d_in))
         values, indices = self.encode_normalized(normal)
         batch, slots = x.shape[:-1], values.shape[-1]
@@ -289,15 +306,77 @@ class SAE(nn.Module, ABC, Generic[C]):
         found = {name: p.detach() for name, p in self.named_parameters()}
         return found | {name: value for name, value in constants.items() if value is not None}
 
-    def map_tables(self, tensors: Mapping[str, Float[Tensor, "..."]]) -> None:
+    def map_weights(self, tensors: Mapping[str, Float[Tensor, "..."]]) -> None:
         """Takes tensors, by their name on disk, in the place of its own without copying them.
 
         What is stored transposed here becomes a view of what is given.
         """
         for name, tensor in tensors.items():
-            own = name if name in self._parameters else f"{name}_T"
+            own = self._own_name(name)
             mapped = tensor if own == name else tensor.mT
             setattr(self, own, nn.Parameter(mapped, requires_grad=False))
+
+    def leave_stored(
+        self,
+        names: Iterable[str],
+        *,
+        read: Callable[[str, Int64[Tensor, " some"], Float[Tensor, "some rows width"]], None],
+        check: Callable[[], None],
+        room: int = STORED_BYTES,
+    ) -> None:
+        """Takes mapped tables, by their name on disk, as stored ones: read block by block, of which the last are kept.
+
+        `read` fills a tensor with the blocks of these numbers, as they lie on disk; `check` is called before mapped
+        weights are used; both may raise. `room` is for all tables together, in bytes, whose blocks of one parent or
+        latent are kept for about as long.
+        """
+        self._before_use = check
+        tables = {name: _as_blocks(getattr(self, self._own_name(name))) for name in names}
+        each = sum(table[0].numel() for table in tables.values()) * self.dtype.itemsize
+        for name, table in tables.items():
+            own = self._own_name(name)
+            fill = partial(self._fill, table.shape[1:], partial(read, name), turned=own != name)
+            self._stored[own] = StoredTable(len(table), room // each, fill)
+
+    def _fill(
+        self,
+        shape: torch.Size,
+        read: Callable[[Tensor, Tensor], None],
+        numbers: Int64[Tensor, " some"],
+        *,
+        turned: bool,
+    ) -> Float[Tensor, "some rows width"]:
+        blocks = empty_blocks((len(numbers), *shape), self.dtype)
+        read(numbers, blocks.mT if turned else blocks)
+        return blocks
+
+    def blocks(
+        self, name: str, index: Int64[Tensor, "*i"]
+    ) -> tuple[Float[Tensor, "some rows width"], Int64[Tensor, "*i"]]:
+        """The table of a parameter's name, and which of its blocks each index means.
+
+        Of one that stays on disk these are copies of the blocks that are asked for.
+        """
+        if name in self._stored:
+            return self._stored[name].take(index)
+        return _as_blocks(getattr(self, name)).contiguous(), index
+
+    def _own_name(self, name: str) -> str:
+        return name if name in self._parameters else f"{name}_T"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SAE[C]:
+        before = {name: getattr(self, name).data_ptr() for name in self._stored}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, mapped in before.items():
+            parameter = getattr(self, name)
+            if parameter.data_ptr() != mapped:  # moved or converted: in memory now
+                parameter.data = parameter.data.contiguous()
+                del self._stored[name]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has its tables in memory."""
+        return {**self.__dict__, "_stored": {}, "_before_use": None}
 
     @property
     def device(self) -> torch.device:
@@ -308,3 +387,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     def dtype(self) -> torch.dtype:
         """Type of the weights; inputs are cast to it."""
         return next(self.parameters()).dtype
+
+
+def _as_blocks(table: Float[Tensor, "n ..."]) -> Float[Tensor, "n rows width"]:
+    """A table of single rows as blocks of one."""
+    return table if table.ndim == 3 else table[:, None]

@@ -26,7 +26,6 @@ from hsae_hub.ops import (
     weighted_rows,
 )
 
-_ALIGNED = 64  # bytes, what torch gives its own tensors
 LEAK = 0.01
 """Slope of a child's activation below the threshold (the authors' code)."""
 
@@ -91,8 +90,7 @@ class HSAE(SAE[HSAEConfig]):
     """A TopK layer of parents and, under each, `m` children in a subspace of which the best one is kept (algorithm 1).
 
     The sparse products find the columns of `W_up` and `child_W_dec` as rows of the parameters `W_up_T` and
-    `child_W_dec_T`; on disk these two lie as the formulas have them. Mapped from disk they keep that layout, and the
-    few blocks that a batch needs are copied out.
+    `child_W_dec_T`; on disk these two lie as the formulas have them.
     """
 
     config_class = HSAEConfig
@@ -163,17 +161,17 @@ class HSAE(SAE[HSAEConfig]):
     ) -> Float[Tensor, "batch d_in"]:
         parents, children = values.tensor_split(2, -1)
         parent_indices, child_indices = indices.tensor_split(2, -1)
-        high = weighted_rows(parents, parent_indices, self.W_dec)
+        high = super().sum_rows(parents, parent_indices)
         return high + self._decode_children(children, child_indices - self.shape.n_parents)
 
     def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
-        n, m = self.shape
+        n = self.shape.n_parents
         is_child = indices >= n
-        child_rows = (indices - n).clamp_min(0)
-        atoms = self.child_W_dec_T[child_rows // m, child_rows % m]
-        children = (self.W_up[child_rows // m] @ atoms[..., None])[..., 0]
-        parents = self.W_dec[torch.where(is_child, 0, indices)]
-        return torch.where(is_child[..., None], children, parents)
+        rows = self.W_enc.new_empty(*indices.shape, self.d_in)
+        rows[~is_child] = super().rows(indices[~is_child])
+        child_rows = indices[is_child][:, None] - n
+        rows[is_child] = self._decode_children(rows.new_ones(child_rows.shape), child_rows)
+        return rows
 
     def runner_ups(
         self, x: Float[Tensor, "*batch d_in"], acts: Acts
@@ -238,8 +236,8 @@ class HSAE(SAE[HSAEConfig]):
         self, x: Float[Tensor, "batch d_in"], parents: Int64[Tensor, "batch k"]
     ) -> Float[Tensor, "batch k m"]:
         batch, k = parents.shape
-        inner = block_dot(x, *_blocks(self.W_down, parents)).flatten(0, 1)
-        atoms, place = _blocks(self.child_W_enc, parents)
+        inner = block_dot(x, *self.blocks("W_down", parents)).flatten(0, 1)
+        atoms, place = self.blocks("child_W_enc", parents)
         pre = block_dot(inner, atoms, place.reshape(-1, 1)).view(batch, k, atoms.shape[1])
         return torch.where(pre >= self.theta, pre, LEAK * pre)
 
@@ -247,10 +245,10 @@ class HSAE(SAE[HSAEConfig]):
         self, values: Float[Tensor, "batch k"], child_rows: Int64[Tensor, "batch k"]
     ) -> Float[Tensor, "batch d_in"]:
         parents = child_rows // self.config.n_children
-        atoms, place = _blocks(self.child_W_dec_T, parents)
+        atoms, place = self.blocks("child_W_dec_T", parents)
         kept = place * self.config.n_children + child_rows % self.config.n_children
         inner = weighted_rows(values.reshape(-1, 1), kept.reshape(-1, 1), atoms.flatten(0, 1))
-        table, place = _blocks(self.W_up_T, parents)
+        table, place = self.blocks("W_up_T", parents)
         return block_sum(inner.view(*parents.shape, -1), place, table)
 
     def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
@@ -278,17 +276,3 @@ def _lowest_first(
     short = (above.gather(-1, indices) == 0).any(-1)
     ordered = above[short].argsort(dim=-1, descending=True, stable=True)
     return indices.masked_scatter(short[:, None], ordered[:, : indices.shape[1]])
-
-
-def _blocks(
-    table: Float[Tensor, "n rows width"], index: Int64[Tensor, "batch k"]
-) -> tuple[Float[Tensor, "some rows width"], Int64[Tensor, "batch k"]]:
-    """A table of blocks, and which block of it each index means.
-
-    It is the whole table, or of one that is mapped from disk copies of the blocks that are asked for: on disk it may
-    lie transposed, and a dot product of rows that begin anywhere rounds differently.
-    """
-    if table.is_contiguous() and table.data_ptr() % _ALIGNED == 0:
-        return table, index
-    used, place = torch.unique(index, return_inverse=True)
-    return table[used], place

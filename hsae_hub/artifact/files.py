@@ -137,7 +137,9 @@ def save_sae(
     Raises:
         CorruptError: a weight is not finite; nothing is written.
     """
-    weights = {name: tensor.cpu().contiguous() for name, tensor in sae.weights().items()}
+    weights = {
+        name: tensor.to("cpu", sae.dtype).contiguous() for name, tensor in sae.weights().items()
+    }
     for name, tensor in weights.items():
         check_finite(name, tensor)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from hsae_hub.artifact.collection import Manifest, is_manifest, manifest_from_da
 from hsae_hub.artifact.config import ArtifactConfig, config_from_data
 from hsae_hub.artifact.files import CONFIG, STATS, WEIGHTS, LatentTable, check_finite, sha256_file
 from hsae_hub.artifact.migrations import migrate
+from hsae_hub.artifact.stored import StoredWeights
+from hsae_hub.artifact.tensors import is_aligned
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 
 CONFIG_LIMIT = 1 << 20
@@ -165,12 +167,14 @@ def read_artifact(
 ) -> Artifact:
     """Loads an SAE; `dtype` None keeps the type on disk, `verify` False trusts hashes that were just checked.
 
-    `lazy` leaves tables on disk of which a token reads a few rows: they are mapped into memory, and the system reads
-    what is touched. Their values and the hashes are not looked at then, only sizes and shapes; the file must not be
-    changed while the SAE is in use.
+    `lazy` leaves tables on disk of which a token reads a few rows; the rows used last are kept in memory, up to
+    `STORED_BYTES`. What every token needs whole is used where it lies, if it lies as in memory, as in files written
+    here, and copied otherwise. Hashes are not compared then, only sizes and shapes; but no value that is not finite
+    gets into a result, since whatever is read is looked at first. The file must not be changed meanwhile: see
+    `StoredWeights` for what happens to one that is cut.
 
     Raises:
-        UsageError: `lazy` with another device or dtype than the file's.
+        UsageError: `lazy` for another device than the CPU.
         NotFoundError: a file is missing.
         CorruptError: wrong size, hash, shape, dtype or format version, or a value that is not finite.
     """
@@ -179,30 +183,52 @@ def read_artifact(
     config = read_config(folder)
     if verify:
         check_files(folder, config, hashes=not lazy)
-    target = getattr(torch, config.dtype)
-    if lazy and (torch.device(device).type != "cpu" or dtype not in (None, target)):
+    if lazy and torch.device(device).type != "cpu":
         raise UsageError(
-            f"lazy leaves weights as they lie on disk, {config.dtype} for the CPU; got {device}, {dtype}",
-            fix="load without lazy to move or convert them",
+            f"lazy leaves weights on disk, for the CPU; got {device}",
+            fix=f"load without lazy to have them on {device}",
         )
     with torch.device("meta"):
         sae = architecture(config.sae.architecture)(config.sae)
-    sae = sae.to(dtype=target)
+    sae = sae.to(dtype=dtype or getattr(torch, config.dtype))
+    mapped = _map_weights(sae, folder / WEIGHTS) if lazy else set()
+    _leave_meta(sae)
     with safe_open(folder / WEIGHTS, framework="pt") as file:
-        tables = set(sae.tables) & sae.weights().keys() if lazy else set()
-        sae.map_tables({name: file.get_tensor(name) for name in tables})
-        _leave_meta(sae)
         for name, tensor in sae.weights().items():
-            if name in tables:
-                continue
-            loaded = file.get_tensor(name)
-            check_finite(f"{folder / WEIGHTS}: {name}", loaded)
-            tensor.copy_(loaded)
+            if name not in mapped:
+                loaded = file.get_tensor(name)
+                check_finite(f"{folder / WEIGHTS}: {name}", loaded)
+                tensor.copy_(loaded)
     sae.reset_counters()
     stats = _read_stats(folder, config) if STATS in config.files else None
-    sae = sae.to(device=device, dtype=dtype or target).requires_grad_(False).eval()
+    sae = sae.to(device=device).requires_grad_(False).eval()
     sae.info = ArtifactInfo(config, stats, ref or str(folder), _measured(folder, config))
     return Artifact(sae, config, stats)
+
+
+def _map_weights(sae: SAE[Any], path: Path) -> set[str]:
+    """Lets an SAE use weights where they lie in a file, as far as its results stay the same; gives their names."""
+    from safetensors import safe_open
+
+    stored = StoredWeights(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in sae.weights()}
+    tables = set(sae.tables) & tensors.keys()
+    whole = {
+        name
+        for name, tensor in tensors.items()
+        if name in sae._parameters and tensor.dtype == sae.dtype and is_aligned(tensor)
+    } - tables
+    for name in whole:
+        check_finite(f"{path}: {name}", tensors[name])
+    sae.map_weights({name: tensors[name] for name in tables | whole})
+
+    sae.leave_stored(
+        sorted(tables),
+        read=lambda name, *asked: stored.read_blocks(name, tensors[name].dtype, *asked),
+        check=stored.check,
+    )
+    return tables | whole
 
 
 def _leave_meta(sae: SAE[Any]) -> None:

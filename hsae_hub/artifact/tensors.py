@@ -1,7 +1,6 @@
-"""Writes a safetensors file whose tensors can be used where they lie, mapped into memory.
+"""Writes a safetensors file whose tensors can be used where they lie, mapped into memory, with the same results.
 
-huggingface's own writer lets data begin at any multiple of 8 bytes; products of rows that begin anywhere round
-differently from those of torch's own tensors, which begin at multiples of 64.
+huggingface's own writer lets data begin at any multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ALIGNED = 64
-"""Bytes at whose multiples torch lets its own tensors begin, and this writer those whose sizes allow it."""
+from hsae_hub.ops import ALIGNED
+
 _CODES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 

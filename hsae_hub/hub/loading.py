@@ -32,8 +32,10 @@ def load(
     """Loads an SAE from a folder, or from a hub after pulling and checking it; `hub` as for `Hub`.
 
     `dtype` None keeps the type on disk. `lazy` leaves the tables there of which a token reads a few rows, those of
-    experts among them: an SAE of any size opens at once, with the same results. What else is known of it (model,
-    hookpoint, latents' strengths) is in `.info`.
+    experts among them: an SAE of any size opens at once, with the same results bit for bit, also in another `dtype`
+    than the file's. The rows used last stay in memory, up to 256 MB; the file must not be changed while the SAE is in
+    use. Hashes of a folder are not compared then (those of what is pulled are), but every value is looked at before it
+    is used. What else is known of it (model, hookpoint, latents' strengths) is in `.info`.
 
     SAEs of other toolkits are read too (`interop`); one whose weights are a pickle only with `allow_pickle`, and even
     then nothing is taken from it but tensors, numbers and texts.

@@ -19,6 +19,9 @@ from hsae_hub.ops.similar import similar_pairs as similar_pairs
 from hsae_hub.ops.sparse import block_dot as block_dot
 from hsae_hub.ops.sparse import block_sum as block_sum
 from hsae_hub.ops.sparse import weighted_rows as weighted_rows
+from hsae_hub.ops.stored import ALIGNED as ALIGNED
+from hsae_hub.ops.stored import StoredTable as StoredTable
+from hsae_hub.ops.stored import empty_blocks as empty_blocks
 from hsae_hub.ops.topk_linear import topk_linear as topk_linear
 from hsae_hub.ops.whitening import Whitening as Whitening
 from hsae_hub.ops.whitening import whitening as whitening
