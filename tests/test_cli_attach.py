@@ -96,6 +96,22 @@ def test_decompose_as_a_tree(trained, capsys):
     assert "unused" in succeed(capsys, "decompose", trained, TEXT, "--runner-ups")
 
 
+def test_a_large_sae_is_read_as_it_is_needed(trained, capsys, monkeypatch):
+    from hsae_hub.artifact import read_artifact, reading
+
+    whole = succeed(capsys, "decompose", trained, TEXT)
+    seen = []
+    monkeypatch.setattr("hsae_hub.cli.loading._LAZY_BYTES", 1000)
+    monkeypatch.setattr(
+        "hsae_hub.hub.loading.read_artifact",
+        lambda *args, **how: seen.append(how["lazy"]) or read_artifact(*args, **how),
+    )
+    monkeypatch.setattr(reading, "sha256_file", None)  # no hash is taken
+    assert succeed(capsys, "decompose", trained, TEXT) == whole and seen == [True]
+    assert run(["decompose", trained, TEXT]) == 0
+    assert "not hashed: hsae verify" in capsys.readouterr().err
+
+
 def test_decompose_in_other_formats(trained, capsys, tmp_path, monkeypatch):
     data = json.loads(succeed(capsys, "decompose", trained, TEXT, "--json", "--token", "1"))
     assert data["schema"] == "hsae.decompose/1"

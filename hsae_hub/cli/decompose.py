@@ -76,7 +76,7 @@ def decompose(
     """Take a text apart into parents and children.
 
     Shows for every token its parents, each with its one child, and what they explain. A document is read and printed in
-    windows of at most 1024 tokens.
+    windows of at most 1024 tokens. Of an SAE of 256 MB or more, on a CPU, only the rows that act are read.
 
     \b
     Examples:
@@ -88,7 +88,9 @@ def decompose(
     if sum(given is not None for given in (text, file, acts)) != 1:
         raise UsageError("give a text, --file or --acts, one of them", fix="hsae decompose -h")
     pieces = None if acts is not None else _pieces(text, file)
-    found = find(ref, hub, out)
+    from hsae_hub.models import pick_device
+
+    found = find(ref, hub, out, few_rows=acts is not None or pick_device(device).type == "cpu")
     more = _RUNNER_UPS * runner_ups
     if acts is not None:
         windows = _windows_of_acts(found.sae, acts, top, more)

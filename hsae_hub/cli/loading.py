@@ -35,8 +35,16 @@ class Found(NamedTuple):
     """Commit on its hub; None for a folder."""
 
 
-def find(ref: str, hub: str | None, out: Output, *, whole: bool = False) -> Found:
+_LAZY_BYTES = 1 << 28
+"""Weights from this size on stay on disk where a command reads a few rows of them."""
+
+
+def find(
+    ref: str, hub: str | None, out: Output, *, whole: bool = False, few_rows: bool = False
+) -> Found:
     """Loads an SAE from a folder or a hub; `whole` pulls its baseline too.
+
+    With `few_rows` a large one is read as it is needed, with the same results.
 
     Raises:
         HSAEError: whatever `hsae_hub.load` raises.
@@ -49,7 +57,10 @@ def find(ref: str, hub: str | None, out: Output, *, whole: bool = False) -> Foun
 
     parsed = Ref.parse(ref)
     if parsed.folder is not None:
-        return Found(load(ref), parsed.folder, None)
+        lazy = few_rows and _is_large(parsed.folder)
+        if lazy:
+            out.talk(f"read as needed, not hashed: hsae verify {ref} looks at all of it")
+        return Found(load(ref, lazy=lazy), parsed.folder, None)
     place = Hub(hub).place()
     with out.bars() as bars:
 
@@ -62,8 +73,16 @@ def find(ref: str, hub: str | None, out: Output, *, whole: bool = False) -> Foun
             sae = fetch_foreign(place, found, on_progress=on_progress).sae
             snapshot = place.cache.snapshot(str(parsed.repo), found.commit)
             return Found(sae, snapshot / (parsed.subfolder or ""), found.commit)
-    sae = read_artifact(pulled.folder, verify=False, ref=str(parsed)).sae
+    lazy = few_rows and _is_large(pulled.folder)
+    sae = read_artifact(pulled.folder, verify=False, lazy=lazy, ref=str(parsed)).sae
     return Found(sae, pulled.folder, pulled.commit)
+
+
+def _is_large(folder: Path) -> bool:
+    from hsae_hub.artifact import WEIGHTS
+
+    path = folder / WEIGHTS
+    return path.is_file() and path.stat().st_size >= _LAZY_BYTES
 
 
 def read_text(text: str) -> str:
