@@ -160,6 +160,12 @@ def test_doctor_never_shows_the_token(capsys, monkeypatch):
     assert "verysecret" not in json.dumps(data)
 
 
+def test_doctor_tells_whether_sparse_products_are_compiled(capsys, monkeypatch):
+    for there, told in ((True, "compiled by numba"), (False, "pip install 'hsae-hub[fast]'")):
+        monkeypatch.setattr("hsae_hub.ops.kernels.has_numba", lambda there=there: there)
+        assert told in succeed(capsys, "doctor")
+
+
 def test_a_collection_is_shown(run_folder, capsys, tmp_path):
     succeed(capsys, "push", run_folder, f"{REPO}:one")
     shown = succeed(capsys, "show", REPO)

@@ -35,14 +35,14 @@ from hsae_hub.hub import load
 def own():  # bytes of this process alone: pages of a file are the system's, which takes them back when it needs to
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 
-def run(folder, lazy):
+def run(folder, lazy, tokens):
     sae = load(folder, lazy=lazy)
-    sae(torch.randn(16, sae.d_in, generator=torch.Generator().manual_seed(0)))
+    sae(torch.randn(tokens, sae.d_in, generator=torch.Generator().manual_seed(0)))
     return sae
 
-run(sys.argv[1], False)  # whatever is imported on the way
+run(sys.argv[1], False, 30_000)  # whatever is imported on the way, compiled kernels for large work among it
 before = own()
-sae = run(sys.argv[2], sys.argv[3] == "lazy")
+sae = run(sys.argv[2], sys.argv[3] == "lazy", 16)
 print(own() - before)
 """
 

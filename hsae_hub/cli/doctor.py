@@ -54,7 +54,12 @@ def _versions() -> dict[str, str]:
 def _devices() -> dict[str, str]:
     import torch
 
-    devices = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch"}
+    from hsae_hub.ops.kernels import has_numba
+
+    compiled = "sparse products compiled by numba"
+    missing = "sparse products plain: pip install 'hsae-hub[fast]' compiles them"
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for torch"
+    devices = {"cpu": f"{cores}, {compiled if has_numba() else missing}"}
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)

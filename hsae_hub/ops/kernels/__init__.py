@@ -6,15 +6,20 @@ times, and a row's addends come in the same order every time.
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
+import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from hsae_hub.ops.kernels import plain
+
+_log = logging.getLogger(__name__)
+_WORTH_IT = 2**19  # products from which compiled kernels are clearly faster
 
 
 def block_dot(
@@ -23,7 +28,8 @@ def block_dot(
     index: Int64[Tensor, "batch q"],
 ) -> Float[Tensor, "batch q s"]:
     """`out[t, i, r] = x[t] · table[index[t, i], r]`."""
-    return pick(x).block_dot(x, table, index)  # type: ignore[no-any-return]
+    kernels = pick(index.numel() * table.shape[1] * table.shape[2], x, table=table)
+    return kernels.block_dot(x, table, index)  # type: ignore[no-any-return]
 
 
 def block_sum(
@@ -32,7 +38,8 @@ def block_sum(
     table: Float[Tensor, "n s width"],
 ) -> Float[Tensor, "batch width"]:
     """`out[t] = Σ_i,r values[t, i, r] · table[index[t, i], r]`."""
-    return pick(table).block_sum(values, index, table)  # type: ignore[no-any-return]
+    kernels = pick(values.numel() * table.shape[2], values, table=table)
+    return kernels.block_sum(values, index, table)  # type: ignore[no-any-return]
 
 
 def block_gradient(
@@ -42,20 +49,49 @@ def block_gradient(
     n: int,
 ) -> Float[Tensor, "n s width"]:
     """`out[index[t, i], r] += values[t, i, r] · x[t]` over all `t` and `i`, from zero: the gradient of a table."""
-    return pick(x).block_gradient(x, values, index, n)  # type: ignore[no-any-return]
+    kernels = pick(values.numel() * x.shape[1], x, values)
+    return kernels.block_gradient(x, values, index, n)  # type: ignore[no-any-return]
 
 
 def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
     """Where the `k` largest of each row are, in any order; which of equal ones is open. NaN is larger than any."""
-    return pick(pre).top_k(pre, k)  # type: ignore[no-any-return]
+    return pick(pre.numel(), pre).top_k(pre, k)  # type: ignore[no-any-return]
 
 
-def pick(*tensors: Tensor) -> ModuleType:
-    """The kernels that are fastest for these tensors here."""
-    return (_cuda() if tensors[0].is_cuda else None) or plain
+def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> ModuleType:
+    """The kernels that are fastest for so many products of these tensors and blocks of a table.
+
+    How many blocks the table has plays no part: of one on disk only those are copied out that are asked for, and
+    results are to be the same.
+    """
+    if operands[0].is_cuda:
+        return _cuda() or plain
+    tensors = operands if table is None else (*operands, table)
+    lies_well = table is None or table.is_contiguous()
+    if products < _WORTH_IT or not lies_well or not all(map(_is_float32_here, tensors)):
+        return plain
+    return _fast() or plain
+
+
+def has_numba() -> bool:
+    """Whether large products on a CPU are compiled (the extra `fast`)."""
+    return find_spec("numba") is not None
+
+
+def _is_float32_here(tensor: Tensor) -> bool:
+    is_itself = type(tensor) in (Tensor, nn.Parameter)  # no fake one, no part of one
+    return is_itself and tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 @cache
 def _cuda() -> ModuleType | None:
     """None without Triton, which comes with torch for CUDA."""
     return import_module(f"{__name__}.cuda") if find_spec("triton") else None
+
+
+@cache
+def _fast() -> ModuleType | None:
+    if has_numba():
+        return import_module(f"{__name__}.fast")
+    _log.info("numba is not installed (hsae-hub[fast]): large sparse products take longer")
+    return None

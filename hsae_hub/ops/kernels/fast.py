@@ -1,0 +1,126 @@
+"""The kernels for a CPU, compiled by numba: tokens meet at a block, which is read from memory once for all of them.
+
+Pairs of a token and a block are put in the order of their blocks by counting. Sums over blocks are taken in that order,
+sums over a width in one that depends on the width alone: neither the number of threads nor the other tokens of a
+batch change a bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hsae_hub.ops.kernels import loops, plain
+from hsae_hub.ops.kernels.compiling import spread, threads_for
+from hsae_hub.ops.kernels.selecting import GROUP, largest
+
+_COUNT_FROM = 16  # blocks a pair: with more of them sorting is faster than counting
+
+
+class Runs(NamedTuple):
+    """Pairs, numbered `token · q + i`, in the order of their blocks."""
+
+    order: Any
+    """Pairs."""
+    blocks: Any
+    """Blocks that come at all, ascending."""
+    starts: Any
+    """Where each block's pairs start in `order`, and where the last ones end."""
+
+    @staticmethod
+    def of(index: Tensor, n: int) -> Runs:
+        flat = _array(index).reshape(-1)
+        if n > _COUNT_FROM * len(flat):
+            order = np.argsort(flat, kind="stable")
+            blocks, starts = np.unique(flat[order], return_index=True)
+            return Runs(order, blocks, np.append(starts, len(flat)))
+        return Runs(*loops.group(flat, n))
+
+    def bounds(self, threads: int) -> list[int]:
+        """Where runs are cut so that each thread has about as many pairs."""
+        wanted = np.arange(1, threads) * len(self.order) // threads
+        return [0, *np.searchsorted(self.starts, wanted).tolist(), len(self.blocks)]
+
+
+def block_dot(
+    x: Float[Tensor, "batch width"],
+    table: Float[Tensor, "n s width"],
+    index: Int64[Tensor, "batch q"],
+) -> Float[Tensor, "batch q s"]:
+    n, s, width = table.shape
+    out = x.new_empty(*index.shape, s)
+    runs = Runs.of(index, n)
+    threads = threads_for(out.numel() * width)
+    bounds = runs.bounds(threads)
+    arrays = _array(x), _array(table), _array(out).reshape(-1, s)
+
+    def work(first: int, last: int) -> None:
+        loops.dots(*arrays, index.shape[1], *runs, bounds[first], bounds[last])
+
+    spread(work, threads, threads)
+    return out
+
+
+def block_sum(
+    values: Float[Tensor, "batch q s"],
+    index: Int64[Tensor, "batch q"],
+    table: Float[Tensor, "n s width"],
+) -> Float[Tensor, "batch width"]:
+    n, s, width = table.shape
+    batch, q = index.shape
+    out = table.new_empty(batch, width)
+    threads = threads_for(values.numel() * width)
+    if s == 1:
+        rows = _array(values).reshape(batch, q), _array(index), _array(table)[:, 0], _array(out)
+        spread(lambda first, last: loops.row_sums(*rows, first, last), batch, threads)
+        return out
+    runs = Runs.of(index, n)
+    arrays = _array(values).reshape(-1, s), _array(table), _array(out)
+
+    def work(first: int, last: int) -> None:
+        loops.sums(*arrays, q, *runs, first, last)
+
+    spread(work, width, threads)
+    return out
+
+
+def block_gradient(
+    x: Float[Tensor, "batch width"],
+    values: Float[Tensor, "batch q s"],
+    index: Int64[Tensor, "batch q"],
+    n: int,
+) -> Float[Tensor, "n s width"]:
+    s, width = values.shape[2], x.shape[1]
+    out = x.new_empty(n, s, width)
+    runs = Runs.of(index, n)
+    threads = threads_for(values.numel() * width + out.numel())
+    bounds = runs.bounds(threads)
+    arrays = _array(x), _array(values).reshape(-1, s), _array(out)
+
+    def work(first: int, last: int) -> None:
+        loops.gradients(*arrays, index.shape[1], *runs, bounds[first], bounds[last])
+
+    spread(work, threads, threads)
+    return out
+
+
+def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
+    batch, n = pre.shape
+    if not 0 < 2 * k * GROUP <= n:  # most groups have one of the largest
+        return plain.top_k(pre, k)
+    out = torch.empty(batch, k, dtype=torch.int64)
+    found = np.empty(batch, dtype=np.bool_)
+    arrays = _array(pre), _array(out), found
+    spread(lambda first, last: largest(*arrays, first, last), batch, threads_for(pre.numel()))
+    if not found.all():  # rows with a NaN
+        rest = torch.from_numpy(~found)
+        out[rest] = plain.top_k(pre[rest], k)
+    return out
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()

@@ -1,0 +1,218 @@
+"""Loops over pairs of tokens and blocks, compiled."""
+
+from __future__ import annotations
+
+from typing import Any, no_type_check
+
+import numpy as np
+
+from hsae_hub.ops.kernels.compiling import compiled
+
+
+@compiled(reorder=False)
+@no_type_check
+def group(flat: Any, n: int) -> tuple[Any, Any, Any]:
+    """Pairs in the order of their blocks, equal ones in their own; the blocks there are; where each one's begin."""
+    counts = np.zeros(n, np.int64)
+    for block in flat:
+        counts[block] += 1
+    used = 0
+    for block in range(n):
+        used += counts[block] > 0
+    blocks = np.empty(used, np.int64)
+    starts = np.empty(used + 1, np.int64)
+    at = used = 0
+    for block in range(n):
+        count = counts[block]
+        if count > 0:
+            blocks[used] = block
+            starts[used] = at
+            counts[block] = at
+            used += 1
+            at += count
+    starts[used] = at
+    order = np.empty(len(flat), np.int64)
+    for pair in range(len(flat)):
+        block = flat[pair]
+        order[counts[block]] = pair
+        counts[block] += 1
+    return order, blocks, starts
+
+
+@compiled(reorder=True)
+@no_type_check
+def dots(
+    x: Any,
+    table: Any,
+    out: Any,
+    q: int,
+    order: Any,
+    blocks: Any,
+    starts: Any,
+    first: int,
+    last: int,
+) -> None:
+    """`out[pair, r]`, two tokens and four rows at a time.
+
+    Where there are fewer, the last one is taken again: a sum of a width has the same order whoever else is there.
+    """
+    s, width = table.shape[1], table.shape[2]
+    for run in range(first, last):
+        block = table[blocks[run]]
+        end = starts[run + 1]
+        for place in range(starts[run], end, 2):
+            a = order[place]
+            b = order[min(place + 1, end - 1)]
+            xa = x[a // q]
+            xb = x[b // q]
+            for r in range(0, s, 4):
+                r1 = min(r + 1, s - 1)
+                r2 = min(r + 2, s - 1)
+                r3 = min(r + 3, s - 1)
+                t0 = block[r]
+                t1 = block[r1]
+                t2 = block[r2]
+                t3 = block[r3]
+                a0 = a1 = a2 = a3 = x.dtype.type(0)
+                b0 = b1 = b2 = b3 = x.dtype.type(0)
+                for j in range(width):
+                    a0 += xa[j] * t0[j]
+                    a1 += xa[j] * t1[j]
+                    a2 += xa[j] * t2[j]
+                    a3 += xa[j] * t3[j]
+                    b0 += xb[j] * t0[j]
+                    b1 += xb[j] * t1[j]
+                    b2 += xb[j] * t2[j]
+                    b3 += xb[j] * t3[j]
+                out[a, r] = a0
+                out[a, r1] = a1
+                out[a, r2] = a2
+                out[a, r3] = a3
+                out[b, r] = b0
+                out[b, r1] = b1
+                out[b, r2] = b2
+                out[b, r3] = b3
+
+
+@compiled(reorder=False)
+@no_type_check
+def row_sums(values: Any, index: Any, table: Any, out: Any, first: int, last: int) -> None:
+    """Token by token, four rows at a time."""
+    q, width = index.shape[1], table.shape[1]
+    for token in range(first, last):
+        total = out[token]
+        total[:] = 0
+        whole = q // 4 * 4
+        for i in range(0, whole, 4):
+            v0 = values[token, i]
+            v1 = values[token, i + 1]
+            v2 = values[token, i + 2]
+            v3 = values[token, i + 3]
+            t0 = table[index[token, i]]
+            t1 = table[index[token, i + 1]]
+            t2 = table[index[token, i + 2]]
+            t3 = table[index[token, i + 3]]
+            for j in range(width):
+                total[j] = total[j] + v0 * t0[j] + v1 * t1[j] + v2 * t2[j] + v3 * t3[j]
+        for i in range(whole, q):
+            v0 = values[token, i]
+            t0 = table[index[token, i]]
+            for j in range(width):
+                total[j] += v0 * t0[j]
+
+
+@compiled(reorder=False)
+@no_type_check
+def sums(
+    values: Any,
+    table: Any,
+    out: Any,
+    q: int,
+    order: Any,
+    blocks: Any,
+    starts: Any,
+    first: int,
+    last: int,
+) -> None:
+    """Columns `first … last` of all tokens, block by block, four rows at a time."""
+    s, width = table.shape[1], last - first
+    whole = s // 4 * 4
+    out[:, first:last] = 0
+    for run in range(len(blocks)):
+        block = table[blocks[run]]
+        for place in range(starts[run], starts[run + 1]):
+            pair = order[place]
+            total = out[pair // q, first:last]
+            for r in range(0, whole, 4):
+                v0 = values[pair, r]
+                v1 = values[pair, r + 1]
+                v2 = values[pair, r + 2]
+                v3 = values[pair, r + 3]
+                t0 = block[r, first:last]
+                t1 = block[r + 1, first:last]
+                t2 = block[r + 2, first:last]
+                t3 = block[r + 3, first:last]
+                for j in range(width):
+                    total[j] = total[j] + v0 * t0[j] + v1 * t1[j] + v2 * t2[j] + v3 * t3[j]
+            for r in range(whole, s):
+                v0 = values[pair, r]
+                t0 = block[r, first:last]
+                for j in range(width):
+                    total[j] += v0 * t0[j]
+
+
+_STRIP = 512  # columns of a block that stay in a core's first cache with those of four tokens
+
+
+@compiled(reorder=False)
+@no_type_check
+def gradients(
+    x: Any,
+    values: Any,
+    out: Any,
+    q: int,
+    order: Any,
+    blocks: Any,
+    starts: Any,
+    first: int,
+    last: int,
+) -> None:
+    """Blocks from that of run `first` up to that of run `last`, four tokens at a time; zeros where no token is."""
+    n, s, width = out.shape
+    done = blocks[first - 1] + 1 if first > 0 else 0
+    for run in range(first, last):
+        out[done : blocks[run] + 1] = 0
+        done = blocks[run] + 1
+        block = out[blocks[run]]
+        start = starts[run]
+        end = starts[run + 1]
+        whole = start + (end - start) // 4 * 4
+        for left in range(0, width, _STRIP):
+            right = min(left + _STRIP, width)
+            for place in range(start, whole, 4):
+                p0 = order[place]
+                p1 = order[place + 1]
+                p2 = order[place + 2]
+                p3 = order[place + 3]
+                x0 = x[p0 // q, left:right]
+                x1 = x[p1 // q, left:right]
+                x2 = x[p2 // q, left:right]
+                x3 = x[p3 // q, left:right]
+                for r in range(s):
+                    row = block[r, left:right]
+                    v0 = values[p0, r]
+                    v1 = values[p1, r]
+                    v2 = values[p2, r]
+                    v3 = values[p3, r]
+                    for j in range(right - left):
+                        row[j] = row[j] + v0 * x0[j] + v1 * x1[j] + v2 * x2[j] + v3 * x3[j]
+            for place in range(whole, end):
+                p0 = order[place]
+                x0 = x[p0 // q, left:right]
+                for r in range(s):
+                    row = block[r, left:right]
+                    v0 = values[p0, r]
+                    for j in range(right - left):
+                        row[j] += v0 * x0[j]
+    if last == len(blocks):
+        out[done:n] = 0
