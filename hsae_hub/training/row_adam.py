@@ -61,8 +61,7 @@ class RowAdam(torch.optim.Adam):
         """Whether it can train this SAE: nothing else looks at gradients, no other process has a part of them."""
         own = type(sae)
         plain = own.before_update is SAE.before_update and own.after_update is SAE.after_update
-        on_cpu = sae.device.type == "cpu" and sae.dtype != torch.bfloat16
-        return plain and on_cpu and collective.alone()
+        return plain and update.suits(sae.W_dec) and collective.alone()
 
     def following(self) -> AbstractContextManager[None]:
         """Inside, losses and their backward hand over gradients."""
@@ -90,7 +89,7 @@ class RowAdam(torch.optim.Adam):
         for table in self._tables.values():
             p = table.parameter
             if table.parts:
-                table.uses = sort_uses(table.parts)
+                table.uses = sort_uses(table.parts, len(table.blocks_of(p)))
             if p.grad is not None:
                 if table.uses is not None:
                     _add_(p.grad, table)
@@ -123,7 +122,7 @@ class RowAdam(torch.optim.Adam):
         p = table.parameter
         state = self.state[p]
         if not state:
-            state["step"] = torch.zeros(())
+            state["step"] = torch.zeros((), device=p.device)  # where fused Adam wants it
             state["exp_avg"] = torch.zeros_like(p)
             state["exp_avg_sq"] = torch.zeros_like(p)
         state["step"] += 1

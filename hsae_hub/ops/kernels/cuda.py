@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.cuda import device_of
 
 from hsae_hub.ops.kernels import cuda_blocks, cuda_top_k, plain
+from hsae_hub.ops.kernels.uses import by_block
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _TILE = 4096  # values that a program of four warps has under way at once: 32 a thread
@@ -84,7 +85,7 @@ def block_gradient(
     out = x.new_empty(n, s, width)
     if out.numel() == 0:
         return out
-    order, starts = by_block(index, n)
+    order, starts = by_block(index.flatten(), n)
     sum_pairs(
         x,
         order // max(index.shape[1], 1),
@@ -129,19 +130,6 @@ def busiest_first(
     return Spans(blocks[order], firsts[order], lasts[order])
 
 
-def by_block(
-    index: Int64[Tensor, "batch q"], n: int
-) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " n1"]]:
-    """The pairs `t · q + i` in the order of their blocks and tokens, where each block's begin, and the end.
-
-    The sort is stable, and over keys of two bytes where they do: a radix sort takes a pass for each byte.
-    """
-    kind = torch.int16 if n < 2**15 else torch.int32
-    blocks, order = torch.sort(index.reshape(-1).to(kind), stable=True)
-    every = torch.arange(n + 1, dtype=kind, device=index.device)
-    return order, torch.searchsorted(blocks, every)
-
-
 def gradient_tile(s: int, width: int, element_size: int) -> dict[str, int]:
     """What one program sums of a gradient: pairs at once, rows and columns."""
     rows = min(triton.next_power_of_2(s), _ROWS)
@@ -174,7 +162,7 @@ def on(x: Tensor) -> AbstractContextManager[None]:
 
 def _grouped_dot(x: Tensor, table: Tensor, index: Tensor, out: Tensor) -> None:
     (n, s, width), q = table.shape, index.shape[1]
-    order, starts = by_block(index, n)
+    order, starts = by_block(index.flatten(), n)
     tiles = (starts.diff() + _PAIRS - 1) // _PAIRS
     ends = tiles.cumsum(0)
     most = triton.cdiv(index.numel(), _PAIRS) + min(n, index.numel())

@@ -56,8 +56,17 @@ def catch_up_(
     pick(learned.table).catch_up_(learned, blocks, missed, unit=unit)
 
 
+def suits(x: Tensor) -> bool:
+    """Whether there are kernels for tables of this type on this device."""
+    if x.is_cuda:
+        return x.dtype == torch.float32 and _cuda() is not None
+    return x.device.type == "cpu" and x.dtype != torch.bfloat16
+
+
 def pick(x: Tensor) -> ModuleType:
     """The kernels that are fastest for such tensors here."""
+    if x.is_cuda:
+        return _cuda() or plain_update
     if x.device.type == "cpu" and x.dtype == torch.float32 and _has_numba():
         return import_module("hsae_hub.ops.kernels.fast_update")
     return plain_update
@@ -66,3 +75,8 @@ def pick(x: Tensor) -> ModuleType:
 @cache
 def _has_numba() -> bool:
     return find_spec("numba") is not None
+
+
+@cache
+def _cuda() -> ModuleType | None:
+    return import_module("hsae_hub.ops.kernels.cuda_update") if find_spec("triton") else None

@@ -67,22 +67,49 @@ class Missed(NamedTuple):
     """What is left of `v`."""
 
 
-def sort_uses(parts: Sequence[BlockGradient]) -> Uses:
-    """The uses of a table's blocks, block by block and in a block as they came; those that add nothing are left out."""
+def sort_uses(parts: Sequence[BlockGradient], n: int) -> Uses:
+    """The uses of a table's `n` blocks, block by block and in a block as they came.
+
+    On a CPU those that add nothing are left out, and blocks without any; to know them one would have to wait for a GPU.
+    """
     tokens, start = [], 0
     for part in parts:
         here = torch.arange(start, start + len(part.x), device=part.x.device)
         tokens.append(here.repeat_interleave(part.blocks.shape[1]))
         start += len(part.x)
+    x = _joined([part.x for part in parts]).contiguous()
     values = _joined([part.values.flatten(0, 1) for part in parts])
     blocks = _joined([part.blocks.flatten() for part in parts])
+    uses_of = of_every_block if x.is_cuda else _of_used_blocks
+    return uses_of(x, _joined(tokens), values, blocks, n)
+
+
+def of_every_block(x: Tensor, tokens: Tensor, values: Tensor, blocks: Tensor, n: int) -> Uses:
+    """Of pairs in any order; nothing is left out."""
+    order, starts = by_block(blocks, n)
+    return Uses(x, tokens[order], values[order], torch.arange(n, device=x.device), starts)
+
+
+def by_block(
+    blocks: Int64[Tensor, " pairs"], n: int
+) -> tuple[Int64[Tensor, " pairs"], Int64[Tensor, " ends"]]:
+    """Pairs in the order of their blocks, those of a block as they came; where each of `n` blocks begins, and the end.
+
+    Keys have two bytes where they do: a GPU's radix sort takes a pass for each.
+    """
+    kind = torch.int16 if n < 2**15 else torch.int32
+    ordered, order = blocks.to(kind).sort(stable=True)
+    every = torch.arange(n + 1, dtype=kind, device=blocks.device)
+    return order, torch.searchsorted(ordered, every)
+
+
+def _of_used_blocks(x: Tensor, tokens: Tensor, values: Tensor, blocks: Tensor, n: int) -> Uses:
     (kept,) = values.any(1).nonzero(as_tuple=True)
     blocks, order = blocks[kept].sort(stable=True)
     kept = kept[order]
     used, counts = torch.unique_consecutive(blocks, return_counts=True)
     starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    x = _joined([part.x for part in parts]).contiguous()
-    return Uses(x, _joined(tokens)[kept], values[kept], used, starts)
+    return Uses(x, tokens[kept], values[kept], used, starts)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
