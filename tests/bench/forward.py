@@ -2,13 +2,17 @@
 
     python tests/bench/forward.py [--rounds 5] [--quick]
 
-Encoding and decoding of 512 tokens in float32 on one thread; 16 children in 8 dimensions.
+Encoding and decoding of 512 tokens in float32 on one thread; 16 children in 8 dimensions. Where kernels are compiled
+(the extra `fast`) plain torch takes its turns, too.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from harness import Findings, Scale, interleaved, run_part
+from harness.kernels import in_plain_torch
 from harness.training import flat, sparse_tokens, tree
 
 from hsae_hub.architectures import build
@@ -25,8 +29,14 @@ def measure(found: Findings, scale: Scale) -> None:
         sae = build(config, seed=0).requires_grad_(False).eval()
         x = sparse_tokens(sae.W_dec, batch, k)
         ways[name] = lambda sae=sae, x=x: sae(x)
+    if find_spec("numba"):
+        ways |= {f"{name}, plain": in_plain_torch(work) for name, work in ways.items()}
     found.add_times(interleaved(ways, 2 * scale.rounds, warmup=2))
-    found.ratio("hsae", "topk", bar=1.10)
+    if find_spec("numba"):
+        found.ratio("hsae", "topk", bar=1.10)
+        found.ratio("hsae, plain", "topk, plain", bar=1.25)
+    else:
+        found.ratio("hsae", "topk", bar=1.25)
 
 
 if __name__ == "__main__":

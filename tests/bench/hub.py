@@ -112,9 +112,7 @@ def measure(found: Findings, scale: Scale) -> None:
             f"hsae pull, warm, {kind}": partial(hsae, "pull", REPO, environment=environment)
             for kind, environment in places.items()
         }
-        found.add_times(interleaved(warm, scale.rounds))
-        for way in warm:
-            found.hold(way, 0.5)
+        found.add_times(interleaved(warm, scale.rounds), bar=0.5)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 A step is `Trainer.advance`: forward, backward, clipping of the global norm, Adam, and what holds decoder rows at norm
 1, in float32 on one thread. Each SAE has one batch, sums of 32 of its own decoder rows of Zipf's popularity. `hsae` is
-without penalties here (see penalties.py); its children live in 8 dimensions. With `HSAE_PEERS_PYTHON` (see `make
+without penalties here (see penalties.py); its children live in 8 dimensions. Where kernels are compiled (the extra
+`fast`) plain torch takes its turns, too. With `HSAE_PEERS_PYTHON` (see `make
 bench-peers`) the peers' own steps take turns with these, on the same tokens and from the same weights as `topk`, which
 is checked by the error of their first reconstruction; what each of them does in a step: tests/peers/train_step.py.
 """
@@ -14,10 +15,12 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from harness import Findings, Scale, Way, interleaved, run_part
+from harness.kernels import in_plain_torch
 from harness.peers import PEERS, Peer, peer_versions
 from harness.training import FREE, flat, trainer, tree
 from safetensors.torch import save_file
@@ -56,15 +59,20 @@ def started(ours: Trainer, folder: Path, k: int, stack: ExitStack) -> dict[str, 
 def measure(found: Findings, scale: Scale) -> None:
     """The flat one, the tree and the peers in turn; then the flat one and the other architectures."""
     d, n, k, batch = scale.sizes()
+    compiled = find_spec("numba") is not None
     found.sizes = {"d_in": d, "latents": n, "k": k, "batch": batch, "children": 16, "subspace": 8}
     topk = trainer(flat("topk", d, n, k), batch)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         peers = started(topk, Path(folder), k, stack)
         hsae = trainer({**tree(d, n, k), **FREE}, batch)
-        ways = {"topk": topk.advance, "hsae": hsae.advance, **peers}
-        found.add_times(interleaved(ways, scale.rounds, warmup=2))
-        del hsae, ways
-    found.ratio("hsae", "topk", bar=1.3)
+        ours: dict[str, Way] = {"topk": topk.advance, "hsae": hsae.advance}
+        if compiled:
+            ours |= {f"{name}, plain": in_plain_torch(work) for name, work in ours.items()}
+        found.add_times(interleaved({**ours, **peers}, scale.rounds, warmup=2))
+        del hsae, ours
+    found.ratio("hsae", "topk", bar=1.3 if compiled else 1.8)
+    if compiled:
+        found.ratio("hsae, plain", "topk, plain", bar=1.8)
     for (of, over), bar in BARS.items():
         if over in peers:
             found.ratio(of, over, bar=bar)

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
-from scipy.stats import linregress, t
 
 from harness.timing import Took
 
@@ -88,10 +87,11 @@ class Findings(_Record):
     error: str | None = None
     """Why it has no findings, or not all of them."""
 
-    def add_times(self, times: Mapping[str, Sequence[Took]]) -> None:
-        """Keeps what every way took, in seconds."""
+    def add_times(self, times: Mapping[str, Sequence[Took]], *, bar: float | None = None) -> None:
+        """Keeps what every way took, in seconds; with `bar` the median of each may be at most that."""
         for name, took in times.items():
-            self.add(name, [each.wall for each in took], "s", cpu=[each.cpu for each in took])
+            cpu = [each.cpu for each in took]
+            self.add(name, [each.wall for each in took], "s", cpu=cpu, bar=bar)
 
     def add(
         self,
@@ -100,18 +100,17 @@ class Findings(_Record):
         unit: str,
         *,
         cpu: Sequence[float] | None = None,
+        bar: float | None = None,
     ) -> None:
         """Keeps a reading of any kind, a value a round."""
         if any(reading.name == name for reading in self.readings):
             raise ValueError(f"{self.part} has a reading {name!r} already")
         own = None if cpu is None else list(cpu)
         self.readings.append(
-            Reading(name=name, unit=unit, values=list(values), cpu=own, spread=spread(values))
+            Reading(
+                name=name, unit=unit, values=list(values), cpu=own, spread=spread(values), bar=bar
+            )
         )
-
-    def hold(self, name: str, bar: float) -> None:
-        """Says what the median of a reading may be at most."""
-        self.reading(name).bar = bar
 
     def ratio(self, of: str, over: str, *, bar: float | None = None) -> None:
         """Keeps `of` / `over`, round by round, which has to be at most `bar`."""
@@ -125,6 +124,8 @@ class Findings(_Record):
 
     def slope(self, of: str, over: str, times: Mapping[str, Sequence[Took]]) -> None:
         """Keeps the exponent with which what `times` says, by size, grows with that size: two of them at least."""
+        from scipy.stats import linregress, t
+
         points = {size: [each.wall for each in took] for size, took in times.items()}
         pairs = [(math.log(float(s)), math.log(v)) for s, values in points.items() for v in values]
         fit = linregress([x for x, _ in pairs], [y for _, y in pairs])

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from harness.findings import Findings
 
 
@@ -40,6 +38,8 @@ def run_part(found: Findings, measure: Callable[[Findings, Scale], None]) -> Non
     parser.add_argument("--quick", action="store_true", help="small sizes, without bars")
     parser.add_argument("--json", type=Path, help="write what was found there, print nothing")
     asked = parser.parse_args()
+    import torch  # here, for run.py needs none
+
     torch.set_num_threads(1)
     started = time.perf_counter()
     try:

@@ -1,0 +1,28 @@
+"""Which kernels the sparse products take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from harness.timing import Way
+from hsae_hub.ops import kernels
+from hsae_hub.ops.kernels import plain
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Nothing compiled: what somebody without the extra `fast` has."""
+    with patch.object(kernels, "pick", lambda *sizes, **tensors: plain):
+        yield
+
+
+def in_plain_torch(work: Callable[[], object]) -> Way:
+    """`work` without compiled kernels."""
+
+    def way() -> None:
+        with plain_torch():
+            work()
+
+    return way
