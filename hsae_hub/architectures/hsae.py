@@ -249,7 +249,7 @@ class HSAE(SAE[HSAEConfig]):
         kept = place * self.config.n_children + child_rows % self.config.n_children
         inner = weighted_rows(values.reshape(-1, 1), kept.reshape(-1, 1), atoms.flatten(0, 1))
         table, place = self.blocks("W_up_T", parents)
-        return block_sum(inner.view(*parents.shape, -1), place, table)
+        return block_sum(inner.view(*parents.shape, atoms.shape[-1]), place, table)
 
     def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
         if self.config.l1_over == "active":
