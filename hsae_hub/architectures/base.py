@@ -112,6 +112,9 @@ class SAE(nn.Module, ABC, Generic[C]):
     """Weights, by their names on disk, of which a token reads only the rows of its acts: they may stay on disk."""
     unit_rows: ClassVar[tuple[str, ...]] = ("W_dec",)
     """Parameters whose rows keep norm 1."""
+    read_by_rows: ClassVar[tuple[str, ...]] = ()
+    """Parameters of which losses read blocks by `block_dot`, `block_sum` or `weighted_rows` alone, but after
+    `ops.factored.read_whole`: an optimiser may leave others behind until they are read."""
     W_enc: Float[Tensor, "d_in n_parents"]
     W_dec: Float[Tensor, "n_parents d_in"]
     b_dec: Float[Tensor, " d_in"] | None

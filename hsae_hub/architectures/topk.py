@@ -55,6 +55,7 @@ class TopKSAE(SAE[TopKConfig]):
     """`acts = relu(top_k((x - b_dec) W_enc + b_enc))`, `x̂ = acts W_dec + b_dec` (Gao et al. 2024, eq. 3)."""
 
     config_class = TopKConfig
+    read_by_rows = ("W_dec",)
     title = "A flat TopK sparse autoencoder"
     citation = """@misc{gao2024scaling,
   title = {Scaling and evaluating sparse autoencoders},

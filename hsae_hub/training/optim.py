@@ -12,11 +12,16 @@ from hsae_hub.ops.collective import whole
 from hsae_hub.recipes import TrainSection
 from hsae_hub.training.sharding import as_part, in_full
 
+EPS = 1e-8
+"""What Adam adds to the root of the second moment."""
+
 
 def adam(module: nn.Module, train: TrainSection) -> torch.optim.Adam:
     """The optimiser of one SAE; its learning rate is set before each step."""
     beta1, beta2 = train.betas
-    return torch.optim.Adam(module.parameters(), lr=train.lr, betas=(beta1, beta2), fused=True)
+    return torch.optim.Adam(
+        module.parameters(), lr=train.lr, betas=(beta1, beta2), eps=EPS, fused=True
+    )
 
 
 def learning_rate(step: int, train: TrainSection) -> float:

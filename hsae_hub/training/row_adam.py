@@ -16,8 +16,9 @@ from hsae_hub.ops.kernels import update
 from hsae_hub.ops.kernels.uses import AdamStep, BlockGradient, Learned, Uses, sort_uses
 from hsae_hub.ops.topk_linear import columns_gradient
 from hsae_hub.recipes import TrainSection
+from hsae_hub.training.deferred import Schedule, catch_up_
+from hsae_hub.training.optim import EPS
 
-_EPS = 1e-8
 _CLIP_EPS = 1e-6  # added to the norm, as torch's clip_grad_norm_ does
 
 
@@ -28,6 +29,8 @@ class _Table:
     parameter: nn.Parameter
     unit: bool
     """Whether its rows keep norm 1."""
+    deferred: bool
+    """Whether blocks without a gradient may wait."""
     parts: list[BlockGradient] = field(default_factory=list)
     uses: Uses | None = None
 
@@ -36,10 +39,11 @@ class _Table:
         """Whether the blocks are columns."""
         return self.parts[0].columns
 
-    def blocks_of(self, x: Tensor) -> Tensor:
-        """A tensor of the parameter's shape as blocks of rows."""
-        s, width = self.parts[0].values.shape[2], self.parts[0].x.shape[1]
-        return x.view(-1, s, width)
+    def as_blocks(self, learned: Learned) -> Learned:
+        """Tensors of the parameter's shape as blocks of rows."""
+        p = self.parameter
+        s = self.parts[0].values.shape[2] if self.parts else p[0].numel() // p.shape[-1]
+        return Learned(*(x.view(-1, s, p.shape[-1]) for x in learned))
 
 
 class RowAdam(torch.optim.Adam):
@@ -51,9 +55,15 @@ class RowAdam(torch.optim.Adam):
 
     def __init__(self, sae: SAE[Any], train: TrainSection) -> None:
         beta1, beta2 = train.betas
-        super().__init__(sae.parameters(), lr=train.lr, betas=(beta1, beta2), eps=_EPS, fused=True)
-        unit = {sae.get_parameter(name).data_ptr() for name in sae.unit_rows}
-        self._tables = {p.data_ptr(): _Table(p, p.data_ptr() in unit) for p in sae.parameters()}
+        super().__init__(sae.parameters(), lr=train.lr, betas=(beta1, beta2), eps=EPS, fused=True)
+        deferred = set(sae.read_by_rows) if train.adam == "deferred" else set()
+        if not Schedule.suits(train):
+            deferred = set()
+        self._schedule = Schedule(train) if deferred else None
+        self._tables = {
+            p.data_ptr(): _Table(p, name in sae.unit_rows, name in deferred)
+            for name, p in sae.named_parameters()
+        }
         self._scale = 1.0
 
     @staticmethod
@@ -63,18 +73,29 @@ class RowAdam(torch.optim.Adam):
         plain = own.before_update is SAE.before_update and own.after_update is SAE.after_update
         return plain and update.suits(sae.W_dec) and collective.alone()
 
+    @property
+    def defers(self) -> bool:
+        """Whether there are tables of which blocks may wait."""
+        return self._schedule is not None
+
     def following(self) -> AbstractContextManager[None]:
         """Inside, losses and their backward hand over gradients."""
         return following(self)
 
     def before_read(self, table: Tensor, blocks: Tensor | None) -> None:
-        """Every block of a table is up to date at any time."""
+        """Takes the steps that these blocks have missed."""
+        found = self._find(table)
+        if found is not None:
+            self._catch_up(found, blocks)
 
     def taker(self, table: Tensor) -> Take | None:
-        found = self._tables.get(table.data_ptr())
-        if found is None or table.numel() != found.parameter.numel():
-            return None
-        return found.parts.append
+        found = self._find(table)
+        return None if found is None else found.parts.append
+
+    def settle(self) -> None:
+        """Takes all steps that were deferred: whoever reads whole tables needs it."""
+        for table in self._tables.values():
+            self._catch_up(table, None)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
@@ -91,13 +112,14 @@ class RowAdam(torch.optim.Adam):
             if table.parts:
                 table.uses = sort_uses(table.parts, len(table.blocks_of(p)))
             if p.grad is not None:
+                self._catch_up(table, None)
                 if table.uses is not None:
                     _add_(p.grad, table)
                 if table.unit:
                     project_out_rows_(p.grad, p)
                 squares.append(torch.linalg.vector_norm(p.grad).double().square())
             elif table.uses is not None:
-                unit = table.blocks_of(p) if table.unit else None
+                unit = table.as_blocks(Learned(p, p, p)).table if table.unit else None
                 found = update.square_norms(table.uses, unit)
                 squares.append(found.sum(dtype=torch.float64))
         norm = float(torch.stack(squares).sum().sqrt())
@@ -113,10 +135,14 @@ class RowAdam(torch.optim.Adam):
                     table.parameter.grad.mul_(self._scale)
         super().step()
         for table in self._tables.values():
-            if table.parameter.grad is None and table.uses is not None:
+            p = table.parameter
+            if p.grad is None and table.uses is not None:
                 self._update_(table, table.uses)
-            elif table.parameter.grad is not None and table.unit:
-                normalize_rows_(table.parameter)
+            elif p.grad is not None:
+                if table.unit:
+                    normalize_rows_(p)
+                if table.deferred:
+                    self._clock(table).fill_(int(self.state[p]["step"]))
 
     def _update_(self, table: _Table, uses: Uses) -> None:
         p = table.parameter
@@ -125,14 +151,53 @@ class RowAdam(torch.optim.Adam):
             state["step"] = torch.zeros((), device=p.device)  # where fused Adam wants it
             state["exp_avg"] = torch.zeros_like(p)
             state["exp_avg_sq"] = torch.zeros_like(p)
+        clock = self._clock(table) if table.deferred else None
         state["step"] += 1
         adam = self._numbers(int(state["step"]))
-        learned = Learned(p.detach(), state["exp_avg"], state["exp_avg_sq"])
+        learned = self._learned(table)
         if table.columns:
             update.adam_columns_(learned, uses, adam)
+            return
+        blocks = table.as_blocks(learned)
+        update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=table.deferred)
+        if clock is not None:
+            clock[uses.blocks] = int(state["step"])
+
+    @torch.no_grad()
+    def _catch_up(self, table: _Table, blocks: Tensor | None) -> None:
+        state = self.state.get(table.parameter)
+        if not table.deferred or not state:
+            return
+        clock, now = self._clock(table), int(state["step"])
+        if blocks is None:
+            stale = (clock < now).nonzero()[:, 0]
         else:
-            blocks = Learned(*map(table.blocks_of, learned))
-            update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=False)
+            blocks = blocks.flatten()
+            stale = blocks[clock[blocks] < now].unique()
+        if len(stale):
+            assert self._schedule is not None
+            learned = table.as_blocks(self._learned(table))
+            catch_up_(learned, clock, stale, now, self._schedule, unit=table.unit)
+
+    def _find(self, table: Tensor) -> _Table | None:
+        found = self._tables.get(table.data_ptr())
+        return found if found and table.numel() == found.parameter.numel() else None
+
+    def _learned(self, table: _Table) -> Learned:
+        state = self.state[table.parameter]
+        # not the parameter itself: what autograd has saved of it stays as it was, blocks that it has read do not change
+        return Learned(table.parameter.data, state["exp_avg"], state["exp_avg_sq"])
+
+    def _clock(self, table: _Table) -> Tensor:
+        """After how many steps each block was last up to date."""
+        state = self.state[table.parameter]
+        if "clock" not in state:
+            n = len(table.parameter)
+            state["clock"] = torch.full((n,), int(state["step"]), dtype=torch.int64)
+        elif state["clock"].is_floating_point():  # as torch reads it back
+            state["clock"] = state["clock"].long()
+        clock: Tensor = state["clock"]
+        return clock
 
     def _numbers(self, step: int) -> AdamStep:
         group = self.param_groups[0]

@@ -23,6 +23,7 @@ from hsae_hub.metrics import ReconstructionStats
 from hsae_hub.ops import collective
 from hsae_hub.recipes import TrainSection
 from hsae_hub.training.checkpoints import Checkpoint
+from hsae_hub.training.deferred import settle_
 from hsae_hub.training.optim import (
     adam,
     clip_gradient,
@@ -70,6 +71,11 @@ class Member:
         self.optimizer.step()
         if not isinstance(self.optimizer, RowAdam):
             self.sae.after_update(step, self.optimizer)
+
+    def settle(self) -> None:
+        """Brings all weights up to date, for whoever reads them outside of `following`."""
+        if isinstance(self.optimizer, RowAdam):
+            self.optimizer.settle()
 
 
 class Trainer:
@@ -138,6 +144,9 @@ class Trainer:
         is_logged = done % self.train.log_every == 0 or done in (1, self.train.n_steps)
         measured = {member.name: self._update(member, x, lr, is_logged) for member in self.members}
         self.step = done
+        if self.done:
+            for member in self.members:
+                member.settle()
         self.seconds += time.perf_counter() - started
         if not is_logged:
             return None
@@ -178,11 +187,14 @@ class Trainer:
         self.stream.load_state_dict(state)
         for member in self.members:
             weights = checkpoint.tensors[f"weights.{member.name}"]
+            moments = checkpoint.tensors[f"optimizer.{member.name}"]
+            if not (isinstance(member.optimizer, RowAdam) and member.optimizer.defers):
+                named = {name: weights[name] for name, _ in member.sae.named_parameters()}
+                moments = settle_(named, moments, member.sae.unit_rows, self.train)
             if is_sharded(member.sae):
                 lying = member.sae.state_dict()
                 weights = {name: as_part(x, lying[name]) for name, x in weights.items()}
             member.sae.load_state_dict(weights)
-            moments = checkpoint.tensors[f"optimizer.{member.name}"]
             load_optimizer_tensors(member.optimizer, moments)
         self.step = checkpoint.step
         self.seconds = checkpoint.values["seconds"]
