@@ -118,9 +118,9 @@ def test_nothing_was_used() -> None:
 
 
 def test_training_steps_of_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = {"d_in": 24, "n_parents": 8, "n_children": 3, "d_subspace": 2, "k": 3}
+    shape = {"d_in": 24, "n_parents": 4, "n_children": 3, "d_subspace": 2, "k": 2}
     config = {"architecture": "hsae", **shape, "lambda_ortho": 0.0, "l1_over": "active"}
-    section = TrainSection(steps=2, batch_size=6, lr=0.01, warmup_steps=0)
+    section = TrainSection(steps=2, batch_size=5, lr=0.01, warmup_steps=0)
     monkeypatch.setattr(cuda, "top_k", plain.top_k)  # its interpretation takes longest
     found = []
     for device in ("cpu", DEVICE):
@@ -130,7 +130,7 @@ def test_training_steps_of_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
             member.optimizer.zero_grad()
             step = TrainStep(i, 2)
             with member.following():
-                loss = sae.losses(random(6, 24, seed=i).to(device), step)["loss"]
+                loss = sae.losses(random(5, 24, seed=i).to(device), step)["loss"]
                 torch.autograd.backward(loss)
             member.clip(section.clip_norm)
             member.update(section.lr, step)
