@@ -16,6 +16,7 @@ from hsae_hub.ops import (
     batch_top_k,
     find_dead_,
     normalize_rows_,
+    product,
     revival_loss,
     rows_by_bag,
     track_threshold_,
@@ -126,4 +127,4 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
         return {"loss": loss, "reconstruction": reconstruction, "aux": aux}
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        return product(x - self.b_dec, self.W_enc, self.b_enc)

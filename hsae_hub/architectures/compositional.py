@@ -22,6 +22,7 @@ from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     collective,
     normalize_rows_,
+    product,
     project_out_rows_,
     tiers,
     weighted_rows,
@@ -191,13 +192,13 @@ class CompositionalSAE(SAE[CompositionalConfig]):
         x, _, _ = self.normalize(x)
         shares = [s for s in tiers.fade_in(step.step / step.n_steps, self.config.starts) if s > 0]
         acts = self._acts(x, len(shares), training=True)
-        parts = torch.stack([s * (acts[i] @ self._decoder(i)) for i, s in enumerate(shares)])
+        parts = torch.stack([s * product(acts[i], self._decoder(i)) for i, s in enumerate(shares)])
         error = x - self.b_dec - parts.sum(0)
         sparsity = composition = x.new_zeros(())
         for i, share in enumerate(shares):
             sparsity = sparsity + share * acts[i].sum(-1).mean()
             if i > 0:
-                distance = acts[i] - acts[i - 1] @ self._composition(i - 1)
+                distance = acts[i] - product(acts[i - 1], self._composition(i - 1))
                 composition = composition + share * distance.square().sum(-1).mean()
         if sum(shares) == len(self.tiers) and self.config.reallocate_every is not None:
             gain = ((2 * error + parts) * parts).sum(-1).mean(-1)
@@ -243,7 +244,7 @@ class CompositionalSAE(SAE[CompositionalConfig]):
     def _acts(
         self, x: Float[Tensor, "batch d_in"], n_tiers: int, *, training: bool
     ) -> list[Float[Tensor, "batch _"]]:
-        acts = [torch.addmm(self.get_parameter("b_1"), x, self._basis(0)).relu()]
+        acts = [product(x, self._basis(0), self.get_parameter("b_1")).relu()]
         for i in range(n_tiers - 1):
             mean, var, weight, bias = (getattr(self, _joint(name, i)) for name in _BATCH_NORM)
             if training:
@@ -251,8 +252,10 @@ class CompositionalSAE(SAE[CompositionalConfig]):
             else:
                 even = nn.functional.batch_norm(acts[i], mean, var, weight, bias)
             through = self._basis(i + 1 if self.config.compose_through == "second" else i)
-            composed = torch.addmm(x, even @ self._composition(i), through.T)
-            acts.append((composed @ self._basis(i + 1) + self.get_parameter(f"b_{i + 2}")).relu())
+            composed = x + product(product(even, self._composition(i)), through.T)
+            acts.append(
+                product(composed, self._basis(i + 1), self.get_parameter(f"b_{i + 2}")).relu()
+            )
         return acts
 
     def _basis(self, i: int) -> Float[Tensor, "d_in m"]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import collective, normalize_rows_, similar_pairs
+from hsae_hub.ops import collective, normalize_rows_, product, similar_pairs
 
 ALPHA = (0.1, 2.0)
 """Bounds of the adaptive factor (eq. 5)."""
@@ -129,7 +129,7 @@ class DynamicSAE(SAE[DynamicConfig]):
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
         acts = self._acts(x)
-        squares = (x - torch.addmm(self.b_dec, acts, self.W_dec)).square().sum(-1)
+        squares = (x - product(acts, self.W_dec, self.b_dec)).square().sum(-1)
         reconstruction = squares.mean()
         l1 = acts.sum(-1).mean()
         everywhere = collective.mean_over_rows(reconstruction.detach(), len(x))
@@ -158,7 +158,7 @@ class DynamicSAE(SAE[DynamicConfig]):
         self._restart(free, batch, step.step, optimizer)
 
     def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        return torch.addmm(self.b_enc, x, self.W_enc).relu()
+        return product(x, self.W_enc, self.b_enc).relu()
 
     def _weight(self, reconstruction: Float[Tensor, ""], step: TrainStep) -> Float[Tensor, ""]:
         """`λ_t α_t` (eq. 3 and 5)."""

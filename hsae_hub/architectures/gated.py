@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_
+from hsae_hub.ops import normalize_rows_, product
 
 
 class GatedConfig(SAEConfig, frozen=True):
@@ -84,8 +84,8 @@ class GatedSAE(SAE[GatedConfig]):
         x, _, _ = self.normalize(x)
         acts, gate = self._paths(x)
         open_gate = gate.relu()
-        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
-        gate_error = x - torch.addmm(self.b_dec.detach(), open_gate, self.W_dec.detach())
+        error = x - product(acts, self.W_dec, self.b_dec)
+        gate_error = x - product(open_gate, self.W_dec.detach(), self.b_dec.detach())
         reconstruction = error.square().sum(-1).mean()
         l1 = open_gate.sum(-1).mean()
         aux = gate_error.square().sum(-1).mean()
@@ -103,7 +103,7 @@ class GatedSAE(SAE[GatedConfig]):
     ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"]]:
         """The acts, and the pre-activations of the gate."""
         centred = x - self.b_dec if self.config.pre_encoder_bias else x
-        shared = centred @ self.W_enc
+        shared = product(centred, self.W_enc)
         gate = shared + self.b_gate
         magnitude = shared * self.r_mag.exp() + self.b_mag
         return torch.where(gate > 0, magnitude.relu(), 0), gate

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import clip_groups_, normalize_rows_
+from hsae_hub.ops import clip_groups_, normalize_rows_, product
 
 ACTIVE = 1e-4
 """A latent with a larger mean act counts as an active feature (section 5.3)."""
@@ -83,7 +83,7 @@ class GroupSAE(SAE[GroupConfig]):
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
         acts = self._acts(x)
-        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        error = x - product(acts, self.W_dec, self.b_dec)
         reconstruction = error.square().sum(-1).mean()
         l1 = self._graded_l1(acts)
         return {
@@ -121,7 +121,7 @@ class GroupSAE(SAE[GroupConfig]):
         return found
 
     def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        return torch.addmm(self.b_enc, x, self.W_enc).relu()
+        return product(x, self.W_enc, self.b_enc).relu()
 
     def _graded_l1(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, ""]:
         """`Σ_g γ^(g-1) Σ_{j in g} acts_j`, mean over the batch."""

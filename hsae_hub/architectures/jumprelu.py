@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import jump_relu, normalize_rows_, step_through
+from hsae_hub.ops import jump_relu, normalize_rows_, product, step_through
 
 
 class JumpReLUConfig(SAEConfig, frozen=True):
@@ -89,7 +89,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         pre = self._pre_acts(x)
         active = step_through(pre, self.threshold, self.config.bandwidth)
         acts = jump_relu(pre, active, self.threshold)
-        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        error = x - product(acts, self.W_dec, self.b_dec)
         reconstruction = error.square().sum(-1).mean()
         l0 = active.sum(-1).mean()
         warmup = self.config.penalty_warmup_steps
@@ -119,4 +119,4 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         centred = x - self.b_dec if self.config.pre_encoder_bias else x
-        return torch.addmm(self.b_enc, centred, self.W_enc)
+        return product(centred, self.W_enc, self.b_enc)

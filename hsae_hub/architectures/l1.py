@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape, nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_
+from hsae_hub.ops import normalize_rows_, product
 
 
 class L1Config(SAEConfig, frozen=True):
@@ -68,7 +68,7 @@ class L1SAE(SAE[L1Config]):
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
         acts = self._acts(x)
-        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        error = x - product(acts, self.W_dec, self.b_dec)
         reconstruction = error.square().sum(-1).mean()
         l1 = acts.sum(-1).mean()
         warmup = self.config.penalty_warmup_steps
@@ -81,4 +81,4 @@ class L1SAE(SAE[L1Config]):
 
     def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         centred = x - self.b_dec if self.config.pre_encoder_bias else x
-        return torch.addmm(self.b_enc, centred, self.W_enc).relu()
+        return product(centred, self.W_enc, self.b_enc).relu()

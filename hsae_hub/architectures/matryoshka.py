@@ -21,6 +21,7 @@ from hsae_hub.ops import (
     batch_top_k,
     find_dead_,
     normalize_rows_,
+    product,
     revival_loss,
     rows_by_bag,
     track_threshold_,
@@ -141,7 +142,7 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
         return {"loss": loss, "reconstruction": squared[-1], **prefixes, "aux": aux}
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        return product(x - self.b_dec, self.W_enc, self.b_enc)
 
     def _nested(self, acts: BatchActs, batch: int) -> Float[Tensor, "batch prefixes d_in"]:
         """What each prefix reconstructs, without the bias; every decoder row is read once for all of them."""

@@ -15,6 +15,7 @@ from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     normalize_rows_,
     normalize_together_,
+    product,
 )
 
 
@@ -101,7 +102,7 @@ class NestedSAE(SAE[NestedConfig]):
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
         acts = self._acts(x)
-        error = x - torch.addmm(self.b_dec, acts, self.W_dec)
+        error = x - product(acts, self.W_dec, self.b_dec)
         reconstruction = error.square().sum(-1).mean()
         shared, special = (part.sum(-1).mean() for part in self._parts(acts))
         penalty = self.config.lambda_shared * shared + self.config.lambda_special * special
@@ -146,7 +147,7 @@ class NestedSAE(SAE[NestedConfig]):
         return shared, special
 
     def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        pre = self._parts(torch.addmm(self.b_enc, x, self.W_enc))
+        pre = self._parts(product(x, self.W_enc, self.b_enc))
         weights = (self.norm_shared_weight, self.norm_special_weight)
         biases = (self.norm_shared_bias, self.norm_special_bias)
         parts = [

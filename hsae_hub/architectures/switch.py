@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
 from hsae_hub.architectures.latents import TreeShape
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import collective, count_parts, normalize_rows_, weighted_rows
+from hsae_hub.ops import collective, count_parts, normalize_rows_, product, weighted_rows
 
 
 class SwitchConfig(SAEConfig, frozen=True):
@@ -125,7 +125,9 @@ class SwitchSAE(SAE[SwitchConfig]):
         back = order.argsort()
         tokens = (x - self.b_dec)[order].split_with_sizes(counts)
         encoders = self.W_enc.view(self.d_in, experts, width).unbind(1)
-        pre = torch.cat([part @ encoder for part, encoder in zip(tokens, encoders, strict=True)])
+        pre = torch.cat(
+            [product(part, encoder) for part, encoder in zip(tokens, encoders, strict=True)]
+        )
         values, places = pre.topk(self.config.k, sorted=False)
         return _Codes(
             values.relu()[back] * probability[:, None],

@@ -26,7 +26,12 @@ def needs(recipe: Recipe) -> dict[str, Any]:
     train, data = recipe.train, recipe.data
     saes = recipe.saes()
     costs = {
-        key: step_cost(config, batch_size=train.batch_size, dtype=getattr(torch, train.dtype))
+        key: step_cost(
+            config,
+            batch_size=train.batch_size,
+            dtype=getattr(torch, train.dtype),
+            matmul=getattr(torch, train.matmul),
+        )
         for key, config in saes.items()
     }
     row = recipe.sae.d_in * (4 if recipe.model.dtype == "float32" else 2)

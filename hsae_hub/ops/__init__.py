@@ -15,6 +15,8 @@ from hsae_hub.ops.jump import step_through as step_through
 from hsae_hub.ops.kernels import top_k as top_k
 from hsae_hub.ops.parts import count_parts as count_parts
 from hsae_hub.ops.penalties import cross_orthogonality as cross_orthogonality
+from hsae_hub.ops.products import product as product
+from hsae_hub.ops.products import products_in as products_in
 from hsae_hub.ops.similar import similar_pairs as similar_pairs
 from hsae_hub.ops.sparse import block_dot as block_dot
 from hsae_hub.ops.sparse import block_sum as block_sum

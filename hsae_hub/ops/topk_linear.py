@@ -12,6 +12,7 @@ from torch import Tensor
 from hsae_hub.ops import factored
 from hsae_hub.ops.kernels import block_gradient
 from hsae_hub.ops.kernels.uses import BlockGradient
+from hsae_hub.ops.products import multiply, precision_of_products
 
 _STRIP = (
     256  # columns of x at once: their gradients, before they are turned, stay in a core's cache
@@ -55,7 +56,8 @@ class _TopKLinear(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.take = factored.taker_for(W, None)
         centred = x if centre is None else x - centre
-        pre = centred @ W if bias is None else torch.addmm(bias, centred, W)
+        ctx.precision = precision_of_products()
+        pre = multiply(centred, W, ctx.precision, bias)
         indices = choose(pre)
         ctx.save_for_backward(x, W, centre, indices)
         ctx.mark_non_differentiable(indices)
@@ -85,8 +87,8 @@ class _TopKLinear(torch.autograd.Function):
         else:
             start = x.new_zeros(len(x), W.shape[1]) if for_pre is None else for_pre
             dense = start.scatter_add(-1, indices, values)
-            grad_x = dense @ W.T if needs_x else None
-            grad_W = centred.T @ dense if needs_W else None
+            grad_x = multiply(dense, W.T, ctx.precision) if needs_x else None
+            grad_W = multiply(centred.T, dense, ctx.precision) if needs_W else None
             total = dense.sum(0) if needs_total else None
         grad_centre = -(W @ total) if needs_centre else None
         return grad_x, grad_W, total if needs_bias else None, grad_centre, None

@@ -222,6 +222,8 @@ class TrainSection(_Section):
     """Steps between lines in metrics.jsonl."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the SAE's weights."""
+    matmul: Literal["float32", "bfloat16"] = "float32"
+    """What the dense products of a step are taken in; with bfloat16 weights, moments and losses stay as they are."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:

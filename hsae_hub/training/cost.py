@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from hsae_hub.architectures import SAEConfig, TrainStep, architecture
+from hsae_hub.ops import products_in
 
 _LATE = TrainStep(720_720, 720_721)
 """When every tier takes part, and every penalty that comes each 1 to 16 steps."""
@@ -43,7 +44,9 @@ class StepCost(NamedTuple):
         return 4 * self.weights_bytes
 
 
-def step_cost(config: SAEConfig, *, batch_size: int, dtype: torch.dtype) -> StepCost:
+def step_cost(
+    config: SAEConfig, *, batch_size: int, dtype: torch.dtype, matmul: torch.dtype = torch.float32
+) -> StepCost:
     """Traces a step of `batch_size` tokens; it takes milliseconds and no memory, whatever the sizes.
 
     What depends on values is taken at its most: all latents that might be dead are.
@@ -54,7 +57,7 @@ def step_cost(config: SAEConfig, *, batch_size: int, dtype: torch.dtype) -> Step
     flops = FlopCounterMode(display=False, custom_mapping=_ROW_FLOPS)
     assumed = tracing.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
     live = LiveBytes([*sae.parameters(), *sae.buffers()])
-    with assumed, flops, live:
+    with assumed, flops, live, products_in(matmul):
         x = torch.empty(batch_size, config.d_in, device="meta")
         torch.autograd.backward(sae.losses(x, _LATE)["loss"])
     return StepCost(

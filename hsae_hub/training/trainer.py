@@ -20,7 +20,7 @@ from hsae_hub.activations import Batches, StreamState
 from hsae_hub.architectures import SAE, TrainStep
 from hsae_hub.errors import DivergedError
 from hsae_hub.metrics import ReconstructionStats
-from hsae_hub.ops import collective
+from hsae_hub.ops import collective, products_in
 from hsae_hub.recipes import TrainSection
 from hsae_hub.training.checkpoints import Checkpoint
 from hsae_hub.training.deferred import settle_
@@ -208,7 +208,8 @@ class Trainer:
         member.optimizer.zero_grad()
         with member.following():
             measured = batch_metrics(sae, x) if is_logged else {}
-            losses = sae.losses(x, step)
+            with products_in(getattr(torch, self.train.matmul)):
+                losses = sae.losses(x, step)
             value = float(collective.mean_over_rows(losses["loss"].detach(), len(x)))
             if not math.isfinite(value):
                 raise self._diverged(member, "loss", value, x)
