@@ -29,6 +29,7 @@ from harness.table import lines
 FOLDER = Path(__file__).parent
 PARTS = (
     "step",
+    "matmul",
     "penalties",
     "memory",
     "forward",
