@@ -90,3 +90,7 @@ class Batches(Protocol):
             CorruptError: the data is not what it was.
         """
         ...
+
+    def close(self) -> None:
+        """Ends whatever reads in a thread, so that none is left behind; no batch is asked for after it."""
+        ...

@@ -133,6 +133,9 @@ class RowStream:
         self._trained = tensors["trained"]
         self._epoch = -1
 
+    def close(self) -> None:
+        """Nothing reads in a thread."""
+
     def _shuffled(self, epoch: int) -> Int64[Tensor, " trained"]:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(crc32(f"{self._seed}/{epoch}".encode()))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hsae_hub.activations.ahead import Ahead
 from hsae_hub.activations.batches import Origin, StreamState
 from hsae_hub.activations.contexts import OnProgress
 from hsae_hub.activations.reading import batch_contexts, read_batch
@@ -48,6 +50,21 @@ def origin_of(lm: LanguageModel, hookpoint: Hookpoint, data: DataConfig) -> Orig
     )
 
 
+class _Read(NamedTuple):
+    """What one read of the language model gave."""
+
+    rows: Float[Tensor, "tokens d_in"] | None
+    """None where an epoch ends."""
+    position: dict[str, Any]
+    """Where the text stood after it."""
+
+
+def has_room_for_a_thread(device: torch.device) -> bool:
+    """Whether a language model runs beside training without taking from it: on a GPU, or where processors are idle."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return device.type != "cpu" or 2 * torch.get_num_threads() <= (usable or 1)
+
+
 class ActivationStream:
     """Batches of activations of one place in a language model, mixed over `data.buffer_tokens` of them.
 
@@ -55,8 +72,12 @@ class ActivationStream:
     language model reads each context only once, and an epoch is another order of the same activations. The same seeds
     give the same batches on the same machine, also across `state_dict` and `load_state_dict`.
 
+    What the next refill takes is read meanwhile in a thread, so that the language model works while SAEs train: where
+    that helps, or `ahead` says so. The batches are the same ones. It takes memory for half a buffer and one read more.
+
     Several processes share the work of the language model: each reads every so many contexts, and all have the same
-    buffer. So the batches do not depend on how many they are.
+    buffer. So the batches do not depend on how many they are. They read nothing ahead, since they exchange what they
+    read, and gradients, in an order that all of them know.
     """
 
     def __init__(
@@ -69,6 +90,7 @@ class ActivationStream:
         seed: int,
         sample_seed: int,
         on_progress: OnProgress | None = None,
+        ahead: bool | None = None,
     ) -> None:
         self.lm = lm
         self.hookpoint = hookpoint
@@ -91,6 +113,12 @@ class ActivationStream:
         self._spare = torch.empty(0)
         self._complete = False
         self._at_end = False
+        self._position: dict[str, Any] | None = None
+        if ahead is None:
+            ahead = has_room_for_a_thread(self.device)
+        self._ahead: Ahead[_Read] | None = None
+        if ahead and collective.alone():
+            self._ahead = Ahead(self._read_next, "harvest-ahead")
 
     @property
     def device(self) -> torch.device:
@@ -112,6 +140,7 @@ class ActivationStream:
         elif not self._complete and left < max(self.batch_size, size - size // 2):
             self._write(self._order[: self._at])
             self._shuffle()
+        self._read_ahead()
         self.wait_seconds += time.perf_counter() - started
 
     def norm_sample(self) -> Float[Tensor, "sample d_in"]:
@@ -133,7 +162,7 @@ class ActivationStream:
 
     def state_dict(self) -> StreamState:
         """Where the stream stands, with its buffer."""
-        windows = self._windows.state_dict()
+        windows = self._windows.state_dict(self._position)
         values: dict[str, Any] = {
             "tokens": self.tokens,
             "wait_seconds": self.wait_seconds,
@@ -156,6 +185,9 @@ class ActivationStream:
             CorruptError: the text is not what it was.
         """
         values, tensors = state
+        if self._ahead is not None:
+            self._ahead.forget()
+        self._position = None
         self._windows.load_state_dict(StreamState(values["windows"], tensors))
         self.tokens = values["tokens"]
         self.wait_seconds = values["wait_seconds"]
@@ -165,6 +197,11 @@ class ActivationStream:
         self._spare = tensors["spare"].to(self.lm.device)
         self._order = tensors["order"]
         self._generator.set_state(tensors["generator"])
+
+    def close(self) -> None:
+        """Ends the thread that reads ahead, after what it is reading now."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _next(self, part: collective.Part) -> Float[Tensor, "part d_in"]:
         """Those of the next batch that are a part's."""
@@ -176,6 +213,7 @@ class ActivationStream:
         return self._buffer[rows.to(self._buffer.device)]
 
     def _fill_first(self) -> None:
+        self._windows.open()  # what it tells of its progress comes from this thread
         rows = self._harvest()
         if rows is None:
             rows = self._harvest_or_refuse()
@@ -223,6 +261,28 @@ class ActivationStream:
 
     def _harvest(self) -> Float[Tensor, "tokens d_in"] | None:
         """Activations of the next contexts; None where an epoch ends."""
+        if self._ahead is None:
+            return self._read_next().rows
+        rows, self._position = self._ahead.take()
+        return rows
+
+    def _read_ahead(self) -> None:
+        """Lets the thread read what the next refill will take, but for what is left of the last one."""
+        if self._ahead is None or self._complete:
+            return
+        most = self.data.batch_contexts * self.data.context_length
+        done = [0 if read.rows is None else len(read.rows) for read in self._ahead.done()]
+        coming = len(self._spare) + sum(done) + (self._ahead.begun - len(done)) * most
+        while coming < len(self._order) // 2 + self.batch_size:
+            self._ahead.begin()
+            coming += most
+
+    def _read_next(self) -> _Read:
+        """Reads the next contexts: all that the thread does, where there is one."""
+        rows = self._read_rows()
+        return _Read(rows, self._windows.position())
+
+    def _read_rows(self) -> Float[Tensor, "tokens d_in"] | None:
         rows = torch.empty(0)
         while len(rows) == 0:
             groups = self._take()

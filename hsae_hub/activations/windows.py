@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 import torch
@@ -73,17 +73,23 @@ class WindowStream:
             self._restart()
         return [with_bos(piece, self.lm, self.data) for piece in pieces]
 
-    def state_dict(self) -> StreamState:
-        """Where the stream stands, with the text that was sampled."""
+    def position(self) -> dict[str, Any]:
+        """Where the stream stands, in a few numbers; none before it is opened."""
         if not self._readers:
-            return StreamState({}, {})
-        values = {
+            return {}
+        return {
             "epoch": self.epoch,
             "turn": self._turn,
             "alive": list(self._alive),
             "readers": [reader.position() for reader in self._readers],
-            "text": [reader.fingerprint() for reader in self._readers],
         }
+
+    def state_dict(self, position: dict[str, Any] | None = None) -> StreamState:
+        """Where the stream stands, or stood at a position, with the text that was sampled."""
+        position = self.position() if position is None else position
+        if not position:
+            return StreamState({}, {})
+        values = {**position, "text": [reader.fingerprint() for reader in self._readers]}
         pieces = self._sampled or []
         lengths = torch.tensor([len(piece) for piece in pieces], dtype=torch.int64)
         tokens = torch.cat([torch.empty(0, dtype=torch.int32), *pieces])

@@ -122,6 +122,7 @@ def train(
         "steps": result.steps,
         "tokens": result.tokens,
         "seconds": result.seconds,
+        "wait_seconds": result.wait_seconds,
         "resumed_from": result.resumed_from,
     }
     if leads:
@@ -158,12 +159,14 @@ def show_event(event: Event, bars: Bars, prefix: str = "") -> None:
 
 
 def _note(metrics: dict[str, Any] | None) -> str | None:
-    """`explained variance 0.712 (baseline 0.684)` from a line of metrics.jsonl."""
+    """`explained variance 0.712 (baseline 0.684), waited 0.1%` from a line of metrics.jsonl."""
     if metrics is None or "explained_variance" not in metrics.get("sae", {}):
         return None
     other = metrics.get("baseline", {}).get("explained_variance")
     beside = f" (baseline {other:.3f})" if other is not None else ""
-    return f"explained variance {metrics['sae']['explained_variance']:.3f}{beside}"
+    waited = metrics["wait_seconds"] / max(metrics["seconds"], 1e-9)
+    explained = metrics["sae"]["explained_variance"]
+    return f"explained variance {explained:.3f}{beside}, waited {waited:.1%}"
 
 
 def text_source(patterns: list[str]) -> list[str]:

@@ -71,6 +71,8 @@ class TrainResult(NamedTuple):
     """Activations trained on, repeats counted."""
     seconds: float
     """Time spent training, reading activations included."""
+    wait_seconds: float
+    """The part of it in which the next activations were not there yet."""
     resumed_from: int | None
     """Step of the checkpoint that this call went on from; None for a run that began anew."""
 
@@ -124,12 +126,16 @@ def train(
                 if leads():
                     run.begin(stack, resume, log)
             stop.at_once = lambda number: run.interrupted(number, "before its first step")
-            trainer, resumed_from = run.prepare(own, shard)
+            trainer, resumed_from = run.prepare(stack, own, shard)
             stop.at_once = None
             run.loop(trainer, stop)
             stop.at_once = lambda number: run.interrupted(number, "after its last step")
             run.finish(trainer)
-        return run.result(resumed_from, own)
+        result = run.result(resumed_from, own)
+        share = result.wait_seconds / max(result.seconds, 1e-9)
+        waited = f"waited {result.wait_seconds:.1f} s for activations, {share:.1%} of"
+        run.say(result.steps, f"{waited} {result.seconds:.0f} s of training")
+        return result
 
 
 def _refuse_unsharded(recipe: Recipe) -> None:
@@ -169,10 +175,14 @@ class _Run:
         open_folder(self.out, self.loaded)
         self.log = stack.enter_context(open_loggers(log, self.out, self.recipe))
 
-    def prepare(self, device: str | None, shard: bool) -> tuple[Trainer, int | None]:
+    def prepare(
+        self, stack: ExitStack, device: str | None, shard: bool
+    ) -> tuple[Trainer, int | None]:
+        """The trainer, ready for its next step; `stack` ends the threads of its stream."""
         recipe = self.recipe
         with together():
             stream, built = self._load(device)
+            stack.callback(stream.close)
             if leads():
                 self.environment = write_environment(self.out, self.loaded, stream.device)
         start = f"{command()} {self.out / RESOLVED}"
@@ -309,7 +319,7 @@ class _Run:
             "steps": trainer.step,
             "tokens": tokens,
             "seconds": round(trainer.seconds, 1),
-            "wait_seconds": final.get("wait_seconds"),
+            "wait_seconds": final["wait_seconds"],
             "tokens_per_second": round(tokens / trainer.seconds),
             "device": self.environment["device"],
             "last_batch": {name: final.get(name) for name in saes},
@@ -331,6 +341,7 @@ class _Run:
             summary["steps"],
             summary["tokens"],
             summary["seconds"],
+            summary["wait_seconds"],
             resumed_from,
         )
 
