@@ -42,7 +42,7 @@ wheel: $(VENV)/.ready-dev
 peers: $(VENV)/.ready-dev $(VENV)/peers/.ready
 	HSAE_PEERS_PYTHON=$(CURDIR)/$(VENV)/peers/bin/python $(BIN)/python -m pytest \
 		tests/test_peers.py tests/test_interop.py tests/test_interop_exports.py tests/test_sae_lens.py \
-		tests/test_saebench.py
+		tests/test_saebench.py tests/test_bench.py
 
 # dictionary_learning asks for an nnsight, SAEBench for a numpy, that nothing else here goes with; neither needs it here.
 $(VENV)/peers/.ready: tests/peers/requirements.txt constraints.txt

@@ -40,7 +40,7 @@ def test_two_steps_of_a_large_hsae_stay_below_three_times_its_weights_and_moment
     d_in, n, m, s = 256, 16_384, 64, 8
     assert weights == 4 * n * (2 * d_in + 2 * d_in * s + 2 * m * s)
     assert moments == pytest.approx(2 * weights, rel=1e-6)
-    assert 0 < step < 2 * (weights + moments)
+    assert 0 < step < weights  # a dense gradient alone would take as much
 
 
 def test_the_optimiser_s_step_copies_no_matrix() -> None:

@@ -8,13 +8,15 @@ from unittest.mock import patch
 
 from harness.timing import Way
 from hsae_hub.ops import kernels
-from hsae_hub.ops.kernels import plain
+from hsae_hub.ops.kernels import plain, plain_update, update
 
 
 @contextmanager
 def plain_torch() -> Iterator[None]:
     """Nothing compiled: what somebody without the extra `fast` has."""
-    with patch.object(kernels, "pick", lambda *sizes, **tensors: plain):
+    products = patch.object(kernels, "pick", lambda *sizes, **tensors: plain)
+    updates = patch.object(update, "pick", lambda *tensors: plain_update)
+    with products, updates:
         yield
 
 
