@@ -26,6 +26,7 @@ from hsae_hub.ops import (
     weighted_rows,
 )
 
+_FEW = 64  # so many times fewer chosen than all pre-activations: their own sums are quicker than a dense product
 LEAK = 0.01
 """Slope of a child's activation below the threshold (the authors' code)."""
 
@@ -54,8 +55,9 @@ class HSAEConfig(SAEConfig, frozen=True):
     variant: Literal["paper", "released"] = "paper"
     """`released` follows the authors' code where it differs: ‖ED − diag‖ takes the diagonal from whole columns, and l1
     counts the children of all k slots, also of those without an active parent."""
-    ortho: Literal["exact", "probes"] = "exact"
-    """`probes` estimates ‖ED‖_F² from random vectors: cheaper at small batches."""
+    ortho: Literal["exact", "bf16", "probes"] = "exact"
+    """`bf16` rounds what is multiplied, a quarter of the time where the processor has such products; `probes` estimates
+    ‖ED‖_F² from random vectors."""
     l1_over: Literal["all", "active"] = "all"
     """l1 on every parent above the threshold and every child of the kept parents, or on the acts that are decoded."""
     penalty_every: PositiveInt = 1
@@ -76,6 +78,8 @@ class _Codes(NamedTuple):
 
     pre: Float[Tensor, "batch n"]
     """Parents' pre-activations."""
+    above: Float[Tensor, "batch q"]
+    """Those of them that were chosen and reach the threshold, else 0; the kept parents' come first."""
     parents: Float[Tensor, "batch k"]
     parent_indices: Int64[Tensor, "batch k"]
     all_children: Float[Tensor, "batch k m"]
@@ -187,7 +191,9 @@ class HSAE(SAE[HSAEConfig]):
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        codes = self._codes(x)
+        penalised = step.step % self.config.penalty_every == 0
+        every = penalised and self.config.l1_over == "all" and self.config.lambda_l1 > 0
+        codes = self._codes(x, every=every)
         x = self._without_bias(x)
         high = weighted_rows(codes.parents, codes.parent_indices, self.W_dec)
         low = self._decode_children(codes.children, codes.child_rows)
@@ -195,7 +201,7 @@ class HSAE(SAE[HSAEConfig]):
         parents_only = (x - high).square().sum(-1).mean()
         parts = {"reconstruction": reconstruction, "parents_only": parents_only}
         loss = reconstruction + self.config.beta * parents_only
-        if step.step % self.config.penalty_every == 0:
+        if penalised:
             ramp = min(1.0, step.step / max(self.config.penalty_warmup_steps, 1))
             weight = self.config.penalty_every * (ramp if self.config.penalty_warmup_steps else 1.0)
             parts["l1"] = self._l1(codes)
@@ -206,13 +212,16 @@ class HSAE(SAE[HSAEConfig]):
                 loss = loss + weight * self.config.lambda_ortho * parts["ortho"]
         return {"loss": loss, **parts}
 
-    def _codes(self, x: Float[Tensor, "batch d_in"]) -> _Codes:
-        pre, kept, parent_indices = topk_linear(x, self.W_enc, self._largest, centre=self.b_dec)
-        parents = self._above(kept)
+    def _codes(self, x: Float[Tensor, "batch d_in"], *, every: bool = False) -> _Codes:
+        choose = self._largest_and_above if every else self._largest
+        pre, chosen, indices = topk_linear(x, self.W_enc, choose, centre=self.b_dec)
+        above = self._above(chosen)
+        parents, parent_indices = above[:, : self.config.k], indices[:, : self.config.k]
         all_children = self._all_children(self._without_bias(x), parent_indices)
         children, best = all_children.max(-1)
         return _Codes(
             pre,
+            above,
             parents,
             parent_indices,
             all_children,
@@ -229,6 +238,23 @@ class HSAE(SAE[HSAEConfig]):
         if self.config.variant == "released":
             return _lowest_first(self._above(pre), indices)
         return indices
+
+    def _largest_and_above(self, pre: Float[Tensor, "batch n"]) -> Int64[Tensor, "batch q"]:
+        """The kept parents, and behind them all others that reach the threshold, where these are few."""
+        k, n = self.config.k, pre.shape[1]
+        if (
+            pre.device.type != "cpu"
+        ):  # a GPU would wait for the count, and its dense products are quick
+            return self._largest(pre)
+        q = int((pre >= self.theta).sum(-1).max())
+        if not k < q <= n // _FEW:
+            return self._largest(pre)
+        found = top_k(pre, q)
+        ordered = found.gather(-1, pre.gather(-1, found).argsort(dim=-1, descending=True))
+        largest = ordered[:, :k]
+        if self.config.variant == "released":
+            largest = _lowest_first(self._above(pre), largest)
+        return torch.cat([largest, ordered[:, k:]], -1)
 
     def _without_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         return x if self.b_dec is None else x - self.b_dec
@@ -258,7 +284,11 @@ class HSAE(SAE[HSAEConfig]):
         children = codes.all_children.abs().sum(-1)
         if self.config.variant == "paper":
             children = torch.where(codes.parents > 0, children, 0)
-        return (self._above(codes.pre).sum(-1) + children.sum(-1)).mean()
+        all_chosen = codes.pre.device.type == "cpu" and bool(
+            (codes.pre >= self.theta).sum() == (codes.above > 0).sum()
+        )
+        parents = codes.above if all_chosen else self._above(codes.pre)
+        return (parents.sum(-1) + children.sum(-1)).mean()
 
     def _ortho(self, step: TrainStep) -> Float[Tensor, ""]:
         probes = None
@@ -266,7 +296,11 @@ class HSAE(SAE[HSAEConfig]):
             device = "cpu" if self.W_enc.is_meta else self.W_enc.device  # meta has no generator
             probes = torch.Generator(device).manual_seed(step.step)
         return cross_orthogonality(
-            self.W_enc, self.W_dec, variant=self.config.variant, probes=probes
+            self.W_enc,
+            self.W_dec,
+            variant=self.config.variant,
+            products=torch.bfloat16 if self.config.ortho == "bf16" else None,
+            probes=probes,
         )
 
 
