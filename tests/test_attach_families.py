@@ -8,13 +8,19 @@ import pytest
 import torch
 from tiny_models import MODULES, WIDTH, tiny_model
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from hsae_hub.architectures import SAE, build
 from hsae_hub.attach import Attached, attach
 from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.attach.generating import greedy
 from hsae_hub.errors import MisfitError
-from hsae_hub.models import Hookpoint, LanguageModel, load_language_model
+from hsae_hub.models import (
+    Hookpoint,
+    LanguageModel,
+    in_order_of_execution,
+    load_language_model,
+)
 
 TEXTS = ["the history of a town", "rain", "it was over then"]
 LENS = {
@@ -147,3 +153,16 @@ def test_a_model_is_spread_over_what_there_is() -> None:
     lm = load_language_model(device="auto")
     assert lm.device == (torch.device("cuda", 0) if torch.cuda.is_available() else lm.hf.device)
     assert not lm.hf.training and lm.dtype == torch.float32
+
+
+def test_places_of_a_model_without_weights(
+    family: str, models: tuple[LanguageModel, LanguageModel]
+) -> None:
+    here = models[0]
+    with torch.device("meta"):
+        hf = AutoModelForCausalLM.from_config(here.hf.config)
+    away = LanguageModel(hf, here.tokenizer, here.id, remote=True)
+    places = [Hookpoint.parse(place) for place in LENS]
+    assert [place.width(away) for place in places] == [WIDTH] * len(places)
+    # as the engines that run it elsewhere need to know it
+    assert in_order_of_execution(away, places) == in_order_of_execution(here, places)

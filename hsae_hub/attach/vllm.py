@@ -22,7 +22,7 @@ from hsae_hub.attach.running import Intervention, Run
 from hsae_hub.attach.shipping import lean
 from hsae_hub.attach.splicing import Record
 from hsae_hub.attach.vllm_work import Part, Request, Work, take_step
-from hsae_hub.attach.writing import Draw, Ends
+from hsae_hub.attach.writing import Draw, Ends, eos_ids
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.models import Hookpoint, model_lock
 from hsae_hub.problems import nearest
@@ -73,7 +73,7 @@ class VLLMRunner:
                 )
             logits = [output.saves["home"]["logits"] for output in outputs]
             return SimpleNamespace(logits=_padded(logits, run.batch.mask))
-        settings = _settings(arguments, len(rows))
+        settings = _settings(arguments, len(rows), eos_ids(self._hf))
         outputs = self._run(rows, Work(parts, run.special, False), settings)
         pad = arguments["generation_config"].pad_token_id
         new = [torch.tensor(list(output.outputs[0].token_ids)) for output in outputs]
@@ -139,7 +139,7 @@ def _padded(
     return found
 
 
-def _settings(arguments: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+def _settings(arguments: dict[str, Any], rows: int, eos: list[int]) -> list[dict[str, Any]]:
     """What vLLM is told of each row's generation.
 
     Raises:
@@ -162,6 +162,8 @@ def _settings(arguments: dict[str, Any], rows: int) -> list[dict[str, Any]]:
         )
     stop = [string for each in ends for string in each.stop]
     told: dict[str, Any] = {"max_tokens": config.max_new_tokens}
+    # else vLLM ends at the tokenizer's EOS too, which need not be the model's
+    told |= {"ignore_eos": True, "stop_token_ids": eos}
     if stop:
         told |= {"stop": stop, "include_stop_str_in_output": True, "detokenize": True}
     seeds = draws[0].seeds if draws else [0] * rows

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from nnsight.modeling.vllm import VLLM
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from hsae_hub.attach.vllm import VLLMRunner
 from hsae_hub.errors import ResourceError, UsageError
@@ -37,11 +37,19 @@ def vllm_language_model(
     config.max_position_embeddings = settings.max_model_len - 1
     with torch.device("meta"):
         hf = AutoModelForCausalLM.from_config(config, dtype=settings.dtype)
+    hf.generation_config = _generation_config(settings.model, settings.revision, config)
     tokenizer = AutoTokenizer.from_pretrained(
         settings.tokenizer, revision=settings.tokenizer_revision
     )
     runner = VLLMRunner(model, hf.eval())
     return LanguageModel(hf, tokenizer, name, commit, remote=True, reader=runner.read), runner
+
+
+def _generation_config(path: str, revision: str | None, config: Any) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(path, revision=revision)
+    except OSError:  # it came without one
+        return GenerationConfig.from_model_config(config)
 
 
 def check_engine(model: Any) -> None:

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from transformers import LogitsProcessor, StoppingCriteria, StopStringCriteria
+from transformers import (
+    LogitsProcessor,
+    PreTrainedModel,
+    StoppingCriteria,
+    StopStringCriteria,
+)
 
 from hsae_hub.errors import UsageError
 from hsae_hub.models import LanguageModel
@@ -65,12 +70,17 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # transformers comes without
         return torch.full_like(scores, -math.inf).scatter(-1, token, 0)
 
 
+def eos_ids(hf: PreTrainedModel) -> list[int]:
+    """The ids that end a text, by the model's settings for generation."""
+    found = hf.generation_config.eos_token_id
+    return [] if found is None else found if isinstance(found, list) else [found]
+
+
 class Ends(StoppingCriteria):  # type: ignore[misc]  # transformers comes without types here
     """Where each row ends: at EOS, at a stop string, or wherever it is when somebody says stop."""
 
     def __init__(self, lm: LanguageModel, rows: int, stop: Sequence[str], stopped: Event) -> None:
-        found = lm.hf.generation_config.eos_token_id
-        ids = [] if found is None else found if isinstance(found, list) else [found]
+        ids = eos_ids(lm.hf)
         # under this name transformers finds it and writes padding behind what has ended
         self.eos_token_id = torch.tensor(ids, dtype=torch.int64, device=lm.device)
         self.stop = tuple(stop)

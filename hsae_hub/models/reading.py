@@ -53,6 +53,11 @@ def forward_arguments(
     hf: nn.Module, input_ids: Int64[Tensor, "b s"], attention_mask: Int64[Tensor, "b s"]
 ) -> dict[str, Any]:
     """What a forward without a key-value cache is called with; padding on the left shifts no position."""
+    if attention_mask.is_meta:
+        # without values nobody can ask what is padding, as transformers does of a mask with fewer dimensions
+        b, s = attention_mask.shape
+        whole = attention_mask.bool()[:, None, None, :].expand(b, 1, s, s)
+        return {"input_ids": input_ids, "attention_mask": whole, "use_cache": False}
     found = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     accepts = signature(type(hf).forward).parameters
     if "position_ids" in accepts and not bool(attention_mask.all()):
