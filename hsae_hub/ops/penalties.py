@@ -66,7 +66,7 @@ class _Orthogonality(torch.autograd.Function):
         else:
             rest = square - diagonal @ diagonal
             weights = -2 * diagonal
-        norm = rest.clamp_min(torch.finfo(rest.dtype).tiny).sqrt()
+        norm: Tensor = rest.clamp_min(torch.finfo(rest.dtype).tiny).sqrt()
         pairs = max(n * n - n, 1)
         for_E.addcmul_(D.T, weights)
         for_D.addcmul_(E.T, weights[:, None])

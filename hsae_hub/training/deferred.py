@@ -44,7 +44,7 @@ class Schedule:
 
     def missed(self, clocks: Int64[Tensor, " blocks"], now: int) -> Missed:
         """What blocks have missed that were last up to date after `clocks` steps, when `now` steps are done."""
-        since, kinds = clocks.unique(return_inverse=True)
+        since, kinds = torch.unique(clocks, return_inverse=True)
         gaps = now - since
         longest = min(int(gaps.max()), math.ceil(math.log(_NEGLIGIBLE) / math.log(self._shrink)))
         i = torch.arange(1, longest + 1)
@@ -69,7 +69,7 @@ def catch_up_(
     unit: bool,
 ) -> None:
     """Brings blocks of a table that are behind up to date, in place, their clocks too."""
-    for blocks in stale.split(_BLOCKS):
+    for blocks in torch.split(stale, _BLOCKS):
         missed = schedule.missed(clock[blocks], now)
         update.catch_up_(learned, blocks, missed, unit=unit)
     clock[stale] = now

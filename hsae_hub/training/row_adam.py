@@ -39,6 +39,12 @@ class _Table:
         """Whether the blocks are columns."""
         return self.parts[0].columns
 
+    @property
+    def n_blocks(self) -> int:
+        """How many there are."""
+        part = self.parts[0]
+        return self.parameter.numel() // (part.values.shape[2] * part.x.shape[1])
+
     def as_blocks(self, learned: Learned) -> Learned:
         """Tensors of the parameter's shape as blocks of rows."""
         p = self.parameter
@@ -110,7 +116,7 @@ class RowAdam(torch.optim.Adam):
         for table in self._tables.values():
             p = table.parameter
             if table.parts:
-                table.uses = sort_uses(table.parts, len(table.blocks_of(p)))
+                table.uses = sort_uses(table.parts, table.n_blocks)
             if p.grad is not None:
                 self._catch_up(table, None)
                 if table.uses is not None:
@@ -173,7 +179,7 @@ class RowAdam(torch.optim.Adam):
             stale = (clock < now).nonzero()[:, 0]
         else:
             blocks = blocks.flatten()
-            stale = blocks[clock[blocks] < now].unique()
+            stale = torch.unique(blocks[clock[blocks] < now])
         if len(stale):
             assert self._schedule is not None
             learned = table.as_blocks(self._learned(table))
