@@ -31,7 +31,7 @@ def test_at_small_sizes_it_runs_to_its_end(tmp_path: Path) -> None:
     run("--quick", "--rounds", "1", "--json", str(out))
     found = json.loads(out.read_text())
     checked = {each["name"]: each for each in found["readings"] if each["bar"] is not None}
-    assert len(checked) == 26
+    assert len(checked) == 30
     for name, reading in checked.items():
         assert reading["spread"]["median"] <= reading["bar"], name
     ratios = {(each["of"], each["over"]) for each in found["ratios"]}

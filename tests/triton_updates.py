@@ -135,7 +135,7 @@ def test_training_steps_of_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
             member.clip(section.clip_norm)
             member.update(section.lr, step)
         found.append([p.detach() for p in sae.parameters()])
-        monkeypatch.setattr(kernels, "pick", lambda *tensors: cuda)
+        monkeypatch.setattr(kernels, "pick", lambda *given, table=None: cuda)
         monkeypatch.setattr(update, "pick", lambda x: cuda_update)
         monkeypatch.setattr(uses_module, "_of_used_blocks", uses_module.of_every_block)
     compare(found[1], found[0])

@@ -21,6 +21,7 @@ from harness import Findings, Scale, Way, interleaved, run_part
 from harness.device import name, on_device, peak_memory
 from harness.kernel_cases import ceilings, large_tables, measure, measure_top_k, popular
 from harness.training import AT, FREE, Same, flat, tree
+from harness.update_cases import measure_columns, measure_updates
 from torch import Tensor
 
 from hsae_hub.architectures import SAE, build
@@ -111,6 +112,8 @@ def report(found: Findings, scale: Scale) -> None:
     measure(found, scale, device, kernels, top)
     measure_top_k(found, scale, device, kernels, top)
     large_tables(found, scale, device, kernels)
+    measure_updates(found, scale, device, top)
+    measure_columns(found, scale, device, top)
     for batch in (64, 128) if scale.quick else (4096, 8192, 16_384, 32_768):
         forward(found, scale, device, batch)
         step(found, scale, device, batch)

@@ -64,9 +64,11 @@ def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Modul
     How many blocks the table has plays no part: of one on disk only those are copied out that are asked for, and
     results are to be the same.
     """
+    tensors = operands if table is None else (*operands, table)
+    if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
+        return plain  # a fake one, or a part of one
     if operands[0].is_cuda:
         return _cuda() or plain
-    tensors = operands if table is None else (*operands, table)
     lies_well = table is None or table.is_contiguous()
     if products < _WORTH_IT or not lies_well or not all(map(_is_float32_here, tensors)):
         return plain
@@ -79,8 +81,7 @@ def has_numba() -> bool:
 
 
 def _is_float32_here(tensor: Tensor) -> bool:
-    is_itself = type(tensor) in (Tensor, nn.Parameter)  # no fake one, no part of one
-    return is_itself and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 @cache
