@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,8 @@ from hsae_hub.ops.factored import read_whole
 
 _EPS = 1e-6  # added to norms, as in the authors' code
 _STRIPS = 4
+_AT_ONCE = 256
+"""Latents whose vectors are taken at once, on a CPU: they stay in a core's cache."""
 PROBES = 32
 """Random vectors that estimate ‖ED‖_F² when it is not computed exactly."""
 
@@ -40,7 +43,7 @@ def cross_orthogonality(
 
 
 class _Orthogonality(torch.autograd.Function):
-    """Its gradient is computed with it, from the same products, and takes few passes over the weights."""
+    """Its gradient is computed with it, from the same products, a few latents at a time."""
 
     @staticmethod
     def forward(
@@ -52,48 +55,85 @@ class _Orthogonality(torch.autograd.Function):
         signs: Tensor | None,
     ) -> Tensor:
         n = len(W_dec)
-        e = torch.linalg.vector_norm(W_enc, dim=0) + _EPS
-        d = torch.linalg.vector_norm(W_dec, dim=1, keepdim=True) + _EPS
-        E, D = W_enc / e, W_dec / d
-        square, for_E, for_D = _square(E, D, products or E.dtype, signs)
-        diagonal = (D * E.T).sum(1)
+        units = _Units(W_enc, W_dec)
+        rest, gradient = (
+            _exactly(units, products or W_enc.dtype) if signs is None else _estimated(units, signs)
+        )
+        ones, shared = W_enc.new_zeros(2, len(W_enc))
         if released:
-            ones, column_sums = D.sum(0), D.sum(0) @ E
-            rest = square - 2 * diagonal @ column_sums + n * diagonal @ diagonal
-            weights = 2 * n * diagonal - 2 * column_sums
-            for_E -= 2 * torch.outer(ones, diagonal)
-            for_D -= 2 * (E @ diagonal)
-        else:
-            rest = square - diagonal @ diagonal
-            weights = -2 * diagonal
+            for _, E, D in units.strips():
+                ones += D.sum(0)
+                shared += E @ (D * E.T).sum(1)
+        for_enc, for_dec = torch.empty_like(W_enc), torch.empty_like(W_dec)
+        for s, E, D in units.strips():
+            for_E, for_D = gradient(s)
+            diagonal = (D * E.T).sum(1)
+            if released:
+                column_sums = ones @ E
+                rest = rest + diagonal @ (n * diagonal - 2 * column_sums)
+                weights = 2 * (n * diagonal - column_sums)
+                for_E -= 2 * torch.outer(ones, diagonal)
+                for_D -= 2 * shared
+            else:
+                rest = rest - diagonal @ diagonal
+                weights = -2 * diagonal
+            for_enc[:, s] = _of_vectors_(for_E + D.T * weights, E, units.e[s])
+            for_dec[s] = _of_vectors_(for_D.T + E * weights, D.T, units.d[s]).T
         norm: Tensor = rest.clamp_min(torch.finfo(rest.dtype).tiny).sqrt()
         pairs = max(n * n - n, 1)
-        for_E.addcmul_(D.T, weights)
-        for_D.addcmul_(E.T, weights[:, None])
-        _of_root_(for_E, E, e, 0, norm * pairs)
-        _of_root_(for_D, D, d, 1, norm * pairs)
-        ctx.save_for_backward(for_E, for_D)
+        ctx.save_for_backward(for_enc, for_dec, 1 / (2 * norm * pairs))
         return norm / pairs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        for_enc, for_dec = ctx.saved_tensors
-        return grads[0] * for_enc, grads[0] * for_dec, None, None, None
+        for_enc, for_dec, factor = ctx.saved_tensors
+        return grads[0] * factor * for_enc, grads[0] * factor * for_dec, None, None, None
 
 
-def _square(
-    E: Tensor, D: Tensor, products: torch.dtype, signs: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`‖DE‖_F²`, or an estimate of it, and its gradients for both."""
-    if signs is not None:
-        y = E @ signs
-        z = D @ y
-        factor = 2 / signs.shape[1]
-        return z.square().sum() / signs.shape[1], factor * (D.T @ z) @ signs.T, factor * z @ y.T
-    rounded_E, rounded_D = E.to(products), D.to(products)
-    first, second = _gram(rounded_E), _gram(rounded_D.T)
-    square = (first.to(E.dtype) * second.to(E.dtype)).sum()
-    return square, (second @ rounded_E).to(E.dtype).mul_(2), (rounded_D @ first).to(E.dtype).mul_(2)
+class _Units:
+    """Unit vectors of both matrices."""
+
+    def __init__(self, W_enc: Tensor, W_dec: Tensor) -> None:
+        self.W_enc, self.W_dec = W_enc, W_dec
+        self.e = torch.linalg.vector_norm(W_enc, dim=0) + _EPS
+        self.d = torch.linalg.vector_norm(W_dec, dim=1) + _EPS
+
+    def strips(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Which latents, and their columns of `Ê` and rows of `D̂`."""
+        at_once = _AT_ONCE if self.W_enc.device.type == "cpu" else len(self.W_dec)
+        for start in range(0, len(self.W_dec), at_once):
+            s = slice(start, start + at_once)
+            yield s, self.W_enc[:, s] / self.e[s], self.W_dec[s] / self.d[s, None]
+
+
+_Gradient = Callable[[slice], tuple[Tensor, Tensor]]
+"""Gradient of `‖D̂Ê‖_F²` for some columns of `Ê` and rows of `D̂`."""
+
+
+def _exactly(units: _Units, products: torch.dtype) -> tuple[Tensor, _Gradient]:
+    kind = units.e.dtype
+    E_all = torch.empty_like(units.W_enc, dtype=products)
+    D_all = torch.empty_like(units.W_dec, dtype=products)
+    for s, E, D in units.strips():
+        E_all[:, s], D_all[s] = E, D
+    first, second = _gram(E_all), _gram(D_all.T)
+
+    def gradient(s: slice) -> tuple[Tensor, Tensor]:
+        return 2 * (second @ E_all[:, s]).to(kind), 2 * (D_all[s] @ first).to(kind)
+
+    return (first.to(kind) * second.to(kind)).sum(), gradient
+
+
+def _estimated(units: _Units, signs: Tensor) -> tuple[Tensor, _Gradient]:
+    y = units.W_enc @ (signs / units.e[:, None])
+    z = units.W_dec @ y / units.d[:, None]
+    back = units.W_dec.T @ (z / units.d[:, None])
+    factor = 2 / signs.shape[1]
+
+    def gradient(s: slice) -> tuple[Tensor, Tensor]:
+        return factor * back @ signs[s].T, factor * z[s] @ y.T
+
+    return z.square().sum() / signs.shape[1], gradient
 
 
 def _gram(X: Tensor) -> Tensor:
@@ -107,7 +147,7 @@ def _gram(X: Tensor) -> Tensor:
     return gram
 
 
-def _of_root_(gradient: Tensor, unit: Tensor, scale: Tensor, axis: int, divisor: Tensor) -> None:
-    """Makes of a square's gradient for unit vectors that of its root by `divisor`, for vectors `unit · scale`."""
-    along = (gradient * unit).sum(axis, keepdim=True) * scale / (scale - _EPS)
-    gradient.addcmul_(unit, along, value=-1).div_(scale * (2 * divisor))
+def _of_vectors_(gradient: Tensor, unit: Tensor, scale: Tensor) -> Tensor:
+    """From a gradient for columns of norm 1 to that for the columns that were divided by `scale`, in place."""
+    along = (gradient * unit).sum(0) * scale / (scale - _EPS)
+    return gradient.addcmul_(unit, along, value=-1).div_(scale)
