@@ -81,9 +81,10 @@ def test_every_architecture_gives_the_same_bits(name: str) -> None:
     }
 
 
-def test_a_wide_tree_gives_the_same_bits(wide: Path) -> None:
+@pytest.mark.parametrize("tokens", [1, 20, 300])  # plain and compiled kernels
+def test_a_wide_tree_gives_the_same_bits(tokens: int, wide: Path) -> None:
     whole, mapped = load(wide), load(wide, lazy=True)
-    x = random_input(whole)
+    x = random_input(whole, tokens)
     assert torch.equal(whole(x).sae_out, mapped(x).sae_out)
     acts = mapped.encode(x)
     assert torch.equal(whole.runner_ups(x, acts), mapped.runner_ups(x, acts))
