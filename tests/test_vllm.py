@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 CHECK = Path(__file__).parent / "vllm" / "check_vllm.py"
-LOGITS = {"llama": 1e-4, "qwen3": 1e-4, "gpt2": 1e-4, "gemma2": 0.1}
-"""How far logits may be from transformers': on a CPU vLLM's attention with a soft cap, Gemma-2's, is not exact."""
+EXACT = ["gemma2", "llama", "qwen3", "gpt2"]
 
 
-@pytest.fixture(scope="module", params=list(LOGITS))
+@pytest.fixture(scope="module", params=[*EXACT, "embedded"])
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -33,23 +32,32 @@ pytestmark = pytest.mark.timeout(1200)
 
 
 def test_the_same_tokens_and_logits_as_in_transformers(family: str, found: dict[str, Any]) -> None:
-    cases = {"unsteered": found["unsteered"], "long": found["long"]}
-    cases |= found["steering"] | found["places"]
-    assert len(cases) == 53
+    cases = {"unsteered": found["unsteered"], **found["steering"]}
+    assert len(cases) == 48
+    if family in EXACT:
+        cases |= {"long": found["long"], **found["places"]}
+    # on a CPU vLLM's attention with a soft cap, as Gemma-2 has it, is not exact: so likely tokens may change places
+    bound, others = (1e-4, 0) if family in EXACT else (0.1, 3)
     worst = max(cases, key=lambda name: float(cases[name]["logits"]))
-    assert cases[worst]["logits"] < LOGITS[family], worst
-    other = [name for name, case in cases.items() if not case["tokens"]]
-    # where attention is not exact, two likely tokens may change places
-    assert len(other) <= (len(cases) // 20 if family == "gemma2" else 0), other
+    assert cases[worst]["logits"] < bound, worst
+    assert sum(not case["tokens"] for case in cases.values()) <= others
 
 
 def test_the_same_as_plain_hooks_in_vllm(found: dict[str, Any]) -> None:
     for name, case in found["inside"].items():
-        assert case["tokens"] and case["logits"] < 1e-5, (name, case)
+        assert case["tokens"] and case["logits"] < 3e-5, (name, case)
+
+
+def test_requests_that_vllm_began_again_are_steered_alike(
+    family: str, found: dict[str, Any]
+) -> None:
+    if family == "gemma2":
+        assert max(found["begun_again"]) > 9, "prompts are shorter: it had written some"
+        assert found["long"]["tokens"]
 
 
 def test_trees_and_losses_are_those_of_transformers(family: str, found: dict[str, Any]) -> None:
-    reading, bound = found["reading"], LOGITS[family]
+    reading, bound = found["reading"], 1e-4 if family in EXACT else 0.01
     assert reading["norm"] < bound and reading["explained"] < bound
     for name, apart in reading["losses"].items():
         assert apart < bound, name
@@ -66,6 +74,6 @@ def test_nothing_is_left_behind(found: dict[str, Any]) -> None:
 
 
 def test_a_text_ends_with_a_stop_string(family: str, found: dict[str, Any]) -> None:
-    if family == "gemma2":
+    if family == "embedded":
         on_vllm, here = found["stopped"]
         assert on_vllm == here and here.endswith("the")

@@ -178,10 +178,24 @@ def left_behind(lm: Attached) -> dict[str, Any]:
     }
 
 
+def count_preemptions(lm: Attached) -> list[Any]:
+    """Grows by the requests that vLLM takes out of the batch, to read them from the start later."""
+    runner: Any = lm._engine._runner
+    scheduler = runner.model.vllm_entrypoint.llm_engine.engine_core.engine_core.scheduler
+    preempt, seen = scheduler._preempt_request, []
+
+    def counted(request: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(request.num_tokens)
+        return preempt(request, *args, **kwargs)
+
+    scheduler._preempt_request = counted
+    return seen
+
+
 def main(family: str) -> None:
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp())
-    if family == "gemma2":
+    if family == "embedded":
         lm, texts, model = embedded(), ENGLISH, None
         own: Any = {"engine": "vllm"}
     else:
@@ -194,7 +208,7 @@ def main(family: str) -> None:
             max_model_len=64,
             max_num_seqs=3,
             block_size=32,
-            num_gpu_blocks_override=5,
+            num_gpu_blocks_override=9 if family == "gemma2" else 5,
         )
         own = {"model": model}
     places = [f"layers.{LAYERS - 2}", "layers.1.attn_out", "layers.1.mlp_out", "layers.2.input"]
@@ -203,6 +217,7 @@ def main(family: str) -> None:
     pair = Pair(attach(saes, lm, engine="hooks"), there, texts)
     stream = Pair(pair.here[places[0]], there[places[0]], texts)
     before = oracle.tokens_of(there, texts, 8)
+    again = count_preemptions(there)
     found = {
         "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
         "unsteered": pair.compare(lambda _: nullcontext()),
@@ -212,10 +227,11 @@ def main(family: str) -> None:
         "places": several(pair),
         "reading": reading(pair),
         "drawing": drawing(there),
+        "begun_again": again,
         "after": bool(torch.equal(oracle.tokens_of(there, texts, 8), before)),
         "left": left_behind(there),
     }
-    if family == "gemma2":
+    if family == "embedded":
         stop: Any = {"max_new_tokens": 30, "stop": ["the"]}
         found["stopped"] = [lm.generate("Rain", **stop) for lm in (there, pair.here)]
     print(json.dumps(found))

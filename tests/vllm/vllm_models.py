@@ -7,6 +7,7 @@ import torch
 from tiny_models import tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     GPT2Config,
     LlamaConfig,
     PreTrainedConfig,
@@ -32,6 +33,10 @@ _SHAPE: dict[str, Any] = {
     "eos_token_id": 39,
 }
 CONFIGS: dict[str, PreTrainedConfig] = {
+    # its soft cap is not exact in vLLM's attention on a CPU; the embedded model has it
+    "gemma2": Gemma2Config(
+        **_SHAPE, num_key_value_heads=1, head_dim=32, attn_logit_softcapping=None
+    ),
     "llama": LlamaConfig(**_SHAPE, num_key_value_heads=2),
     "qwen3": Qwen3Config(**_SHAPE, num_key_value_heads=1, head_dim=32),
     "gpt2": GPT2Config(
