@@ -39,17 +39,11 @@ class _Table:
         """Whether the blocks are columns."""
         return self.parts[0].columns
 
-    @property
-    def n_blocks(self) -> int:
-        """How many there are."""
-        part = self.parts[0]
-        return self.parameter.numel() // (part.values.shape[2] * part.x.shape[1])
-
-    def as_blocks(self, learned: Learned) -> Learned:
-        """Tensors of the parameter's shape as blocks of rows."""
-        p = self.parameter
-        s = self.parts[0].values.shape[2] if self.parts else p[0].numel() // p.shape[-1]
-        return Learned(*(x.view(-1, s, p.shape[-1]) for x in learned))
+    def blocks_of(self, x: Tensor) -> Tensor:
+        """A tensor of the parameter's shape as blocks of rows."""
+        if self.parts:
+            return x.view(-1, self.parts[0].values.shape[2], self.parts[0].x.shape[1])
+        return x.view(len(x), -1, x.shape[-1])
 
 
 class RowAdam(torch.optim.Adam):
@@ -62,12 +56,10 @@ class RowAdam(torch.optim.Adam):
     def __init__(self, sae: SAE[Any], train: TrainSection) -> None:
         beta1, beta2 = train.betas
         super().__init__(sae.parameters(), lr=train.lr, betas=(beta1, beta2), eps=EPS, fused=True)
-        deferred = set(sae.read_by_rows) if train.adam == "deferred" else set()
-        if not Schedule.suits(train):
-            deferred = set()
-        self._schedule = Schedule(train) if deferred else None
+        defers = train.adam == "deferred" and sae.device.type == "cpu" and Schedule.suits(train)
+        self._schedule = Schedule(train) if defers and sae.read_by_rows else None
         self._tables = {
-            p.data_ptr(): _Table(p, name in sae.unit_rows, name in deferred)
+            p.data_ptr(): _Table(p, name in sae.unit_rows, defers and name in sae.read_by_rows)
             for name, p in sae.named_parameters()
         }
         self._scale = 1.0
@@ -116,7 +108,7 @@ class RowAdam(torch.optim.Adam):
         for table in self._tables.values():
             p = table.parameter
             if table.parts:
-                table.uses = sort_uses(table.parts, table.n_blocks)
+                table.uses = sort_uses(table.parts, len(table.blocks_of(p)))
             if p.grad is not None:
                 self._catch_up(table, None)
                 if table.uses is not None:
@@ -125,7 +117,7 @@ class RowAdam(torch.optim.Adam):
                     project_out_rows_(p.grad, p)
                 squares.append(torch.linalg.vector_norm(p.grad).double().square())
             elif table.uses is not None:
-                unit = table.as_blocks(Learned(p, p, p)).table if table.unit else None
+                unit = table.blocks_of(p) if table.unit else None
                 found = update.square_norms(table.uses, unit)
                 squares.append(found.sum(dtype=torch.float64))
         norm = float(torch.stack(squares).sum().sqrt())
@@ -164,7 +156,7 @@ class RowAdam(torch.optim.Adam):
         if table.columns:
             update.adam_columns_(learned, uses, adam)
             return
-        blocks = table.as_blocks(learned)
+        blocks = Learned(*map(table.blocks_of, learned))
         update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=table.deferred)
         if clock is not None:
             clock[uses.blocks] = int(state["step"])
@@ -182,7 +174,7 @@ class RowAdam(torch.optim.Adam):
             stale = torch.unique(blocks[clock[blocks] < now])
         if len(stale):
             assert self._schedule is not None
-            learned = table.as_blocks(self._learned(table))
+            learned = Learned(*map(table.blocks_of, self._learned(table)))
             catch_up_(learned, clock, stale, now, self._schedule, unit=table.unit)
 
     def _find(self, table: Tensor) -> _Table | None:
