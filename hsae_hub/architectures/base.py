@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hsae_hub.architectures.latents import Acts, TreeShape
 from hsae_hub.ops import (
+    FewTokens,
     StoredTable,
     block_sum,
     empty_blocks,
@@ -134,6 +135,7 @@ class SAE(nn.Module, ABC, Generic[C]):
         self.config: C = config
         self._stored: dict[str, StoredTable] = {}
         self._before_use: Callable[[], None] | None = None
+        self.few_tokens = FewTokens()
         self.shape = config.shape()
         self.d_in = config.d_in
         self.d_sae = self.shape.d_sae
@@ -379,7 +381,7 @@ class SAE(nn.Module, ABC, Generic[C]):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has its tables in memory."""
-        return {**self.__dict__, "_stored": {}, "_before_use": None}
+        return {**self.__dict__, "_stored": {}, "_before_use": None, "few_tokens": FewTokens()}
 
     @property
     def device(self) -> torch.device:

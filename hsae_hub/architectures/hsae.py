@@ -25,6 +25,7 @@ from hsae_hub.ops import (
     topk_linear,
     weighted_rows,
 )
+from hsae_hub.ops.topk_linear import Kept
 
 _FEW = 64  # so many times fewer chosen than all pre-activations: their own sums are quicker than a dense product
 LEAK = 0.01
@@ -76,10 +77,6 @@ class HSAEConfig(SAEConfig, frozen=True):
 class _Codes(NamedTuple):
     """Everything a forward pass computes of normalised tokens."""
 
-    pre: Float[Tensor, "batch n"]
-    """Parents' pre-activations."""
-    above: Float[Tensor, "batch q"]
-    """Those of them that were chosen and reach the threshold, else 0; the kept parents' come first."""
     parents: Float[Tensor, "batch k"]
     parent_indices: Int64[Tensor, "batch k"]
     all_children: Float[Tensor, "batch k m"]
@@ -155,7 +152,10 @@ class HSAE(SAE[HSAEConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
-        codes = self._codes(x)
+        few = None
+        if self.config.variant == "paper":
+            few = self.few_tokens.top_k(x, self.W_enc, self.config.k, centre=self.b_dec)
+        codes = self._codes(x, *(self._encoded(x)[1:] if few is None else few))
         return (
             torch.cat([codes.parents, codes.children], -1),
             torch.cat([codes.parent_indices, codes.child_rows + self.shape.n_parents], -1),
@@ -193,7 +193,8 @@ class HSAE(SAE[HSAEConfig]):
         x, _, _ = self.normalize(x)
         penalised = step.step % self.config.penalty_every == 0
         every = penalised and self.config.l1_over == "all" and self.config.lambda_l1 > 0
-        codes = self._codes(x, every=every)
+        encoded = self._encoded(x, every=every)
+        codes = self._codes(x, encoded.values, encoded.indices)
         x = self._without_bias(x)
         high = weighted_rows(codes.parents, codes.parent_indices, self.W_dec)
         low = self._decode_children(codes.children, codes.child_rows)
@@ -204,7 +205,7 @@ class HSAE(SAE[HSAEConfig]):
         if penalised:
             ramp = min(1.0, step.step / max(self.config.penalty_warmup_steps, 1))
             weight = self.config.penalty_every * (ramp if self.config.penalty_warmup_steps else 1.0)
-            parts["l1"] = self._l1(codes)
+            parts["l1"] = self._l1(encoded, codes)
             if self.config.lambda_l1 > 0:  # else the encoder's gradient is that of the kept parents
                 loss = loss + weight * self.config.lambda_l1 * parts["l1"]
             if self.config.lambda_ortho > 0:
@@ -212,16 +213,23 @@ class HSAE(SAE[HSAEConfig]):
                 loss = loss + weight * self.config.lambda_ortho * parts["ortho"]
         return {"loss": loss, **parts}
 
-    def _codes(self, x: Float[Tensor, "batch d_in"], *, every: bool = False) -> _Codes:
+    def _encoded(self, x: Float[Tensor, "batch d_in"], *, every: bool = False) -> Kept:
+        """Pre-activations and those that are kept; with `every` these and then others above the threshold."""
         choose = self._largest_and_above if every else self._largest
-        pre, chosen, indices = topk_linear(x, self.W_enc, choose, centre=self.b_dec)
+        return topk_linear(x, self.W_enc, choose, centre=self.b_dec)
+
+    def _codes(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        chosen: Float[Tensor, "batch q"],
+        indices: Int64[Tensor, "batch q"],
+    ) -> _Codes:
+        """What follows from chosen pre-activations, of which the first `k` are kept."""
         above = self._above(chosen)
         parents, parent_indices = above[:, : self.config.k], indices[:, : self.config.k]
         all_children = self._all_children(self._without_bias(x), parent_indices)
         children, best = all_children.max(-1)
         return _Codes(
-            pre,
-            above,
             parents,
             parent_indices,
             all_children,
@@ -278,16 +286,18 @@ class HSAE(SAE[HSAEConfig]):
         table, place = self.blocks("W_up_T", parents)
         return block_sum(inner.view(*parents.shape, atoms.shape[-1]), place, table)
 
-    def _l1(self, codes: _Codes) -> Float[Tensor, ""]:
+    def _l1(self, encoded: Kept, codes: _Codes) -> Float[Tensor, ""]:
         if self.config.l1_over == "active":
             return (codes.parents.sum(-1) + codes.children.abs().sum(-1)).mean()
         children = codes.all_children.abs().sum(-1)
         if self.config.variant == "paper":
             children = torch.where(codes.parents > 0, children, 0)
-        all_chosen = codes.pre.device.type == "cpu" and bool(
-            (codes.pre >= self.theta).sum() == (codes.above > 0).sum()
+        pre, chosen, _ = encoded
+        above = self._above(chosen)
+        all_chosen = pre.device.type == "cpu" and bool(
+            (pre >= self.theta).sum() == (above > 0).sum()
         )
-        parents = codes.above if all_chosen else self._above(codes.pre)
+        parents = above if all_chosen else self._above(pre)
         return (parents.sum(-1) + children.sum(-1)).mean()
 
     def _ortho(self, step: TrainStep) -> Float[Tensor, ""]:

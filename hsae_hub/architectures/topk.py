@@ -95,8 +95,11 @@ class TopKSAE(SAE[TopKConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]]:
-        kept = self._encoded(x)
-        return kept.values.relu(), kept.indices
+        few = self.few_tokens.top_k(
+            x, self.W_enc, self.config.k, bias=self.b_enc, centre=self._centre
+        )
+        values, indices = self._encoded(x)[1:] if few is None else few
+        return values.relu(), indices
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
@@ -129,8 +132,12 @@ class TopKSAE(SAE[TopKConfig]):
             self.W_enc,
             lambda pre: top_k(pre, self.config.k),
             bias=self.b_enc,
-            centre=self.b_dec if self.config.pre_encoder_bias else None,
+            centre=self._centre,
         )
+
+    @property
+    def _centre(self) -> Float[Tensor, " d_in"] | None:
+        return self.b_dec if self.config.pre_encoder_bias else None
 
     def _add_bias(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         return x if self.b_dec is None else x + self.b_dec

@@ -75,6 +75,12 @@ def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Modul
     return _fast() or plain
 
 
+def are_compiled(*tensors: Tensor) -> bool:
+    """Whether compiled kernels for the CPU take these tensors where they lie."""
+    here = all(_is_float32_here(tensor) and tensor.is_contiguous() for tensor in tensors)
+    return here and _fast() is not None
+
+
 def has_numba() -> bool:
     """Whether large products on a CPU are compiled (the extra `fast`)."""
     return find_spec("numba") is not None

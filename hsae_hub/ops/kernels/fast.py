@@ -1,8 +1,8 @@
 """The kernels for a CPU, compiled by numba: tokens meet at a block, which is read from memory once for all of them.
 
-Pairs of a token and a block are put in the order of their blocks by counting. Sums over blocks are taken in that order,
-sums over a width in one that depends on the width alone: neither the number of threads nor the other tokens of a
-batch change a bit.
+Pairs of a token and a block are grouped by block, blocks in the order in which they come. Sums over blocks are taken in
+that order, sums over a width in one that depends on the width alone: neither the number of threads nor how blocks are
+numbered changes a bit.
 """
 
 from __future__ import annotations
@@ -18,27 +18,30 @@ from hsae_hub.ops.kernels import loops, plain
 from hsae_hub.ops.kernels.compiling import spread, threads_for
 from hsae_hub.ops.kernels.selecting import GROUP, largest
 
-_COUNT_FROM = 16  # blocks a pair: with more of them sorting is faster than counting
+_FEW = 128  # pairs, of each of which the block is looked for among those before
+_COUNT_FROM = 100  # blocks a pair: with more of them pairs are sorted first
 
 
 class Runs(NamedTuple):
-    """Pairs, numbered `token · q + i`, in the order of their blocks."""
+    """Pairs, numbered `token · q + i`, in runs of one block."""
 
     order: Any
     """Pairs."""
     blocks: Any
-    """Blocks that come at all, ascending."""
+    """The block of each run."""
     starts: Any
-    """Where each block's pairs start in `order`, and where the last ones end."""
+    """Where each run starts in `order`, and where the last one ends."""
 
     @staticmethod
     def of(index: Tensor, n: int) -> Runs:
         flat = _array(index).reshape(-1)
-        if n > _COUNT_FROM * len(flat):
-            order = np.argsort(flat, kind="stable")
-            blocks, starts = np.unique(flat[order], return_index=True)
-            return Runs(order, blocks, np.append(starts, len(flat)))
-        return Runs(*loops.group(flat, n))
+        if len(flat) <= _FEW:
+            return Runs(*loops.group_few(flat))
+        if n <= _COUNT_FROM * len(flat):
+            return Runs(*loops.group(flat, n)[:3])
+        used, places = np.unique(flat, return_inverse=True)
+        order, blocks, starts, _ = loops.group(places.reshape(-1), len(used))
+        return Runs(order, used[blocks], starts)
 
     def bounds(self, threads: int) -> list[int]:
         """Where runs are cut so that each thread has about as many pairs."""
@@ -96,15 +99,11 @@ def block_gradient(
 ) -> Float[Tensor, "n s width"]:
     s, width = values.shape[2], x.shape[1]
     out = x.new_empty(n, s, width)
-    runs = Runs.of(index, n)
-    threads = threads_for(values.numel() * width + out.numel())
-    bounds = runs.bounds(threads)
+    order, _, starts, runs = loops.group(_array(index).reshape(-1), n)
+    grouped = index.shape[1], order, starts, runs
     arrays = _array(x), _array(values).reshape(-1, s), _array(out)
-
-    def work(first: int, last: int) -> None:
-        loops.gradients(*arrays, index.shape[1], *runs, bounds[first], bounds[last])
-
-    spread(work, threads, threads)
+    threads = threads_for(values.numel() * width + out.numel())
+    spread(lambda first, last: loops.gradients(*arrays, *grouped, first, last), n, threads)
     return out
 
 

@@ -11,32 +11,59 @@ from hsae_hub.ops.kernels.compiling import compiled
 
 @compiled(reorder=False)
 @no_type_check
-def group(flat: Any, n: int) -> tuple[Any, Any, Any]:
-    """Pairs in the order of their blocks, equal ones in their own; the blocks there are; where each one's begin."""
-    counts = np.zeros(n, np.int64)
-    for block in flat:
-        counts[block] += 1
+def group(flat: Any, n: int) -> tuple[Any, Any, Any, Any]:
+    """Pairs in runs of one block, runs and the pairs of each in the order in which they come.
+
+    Returns the pairs; the block of each run; where runs start and the last one ends; each block's run or -1.
+    """
+    runs = np.full(n, -1, np.int64)
+    blocks = np.empty(min(n, len(flat)), np.int64)
+    starts = np.zeros(len(blocks) + 1, np.int64)
     used = 0
-    for block in range(n):
-        used += counts[block] > 0
-    blocks = np.empty(used, np.int64)
-    starts = np.empty(used + 1, np.int64)
-    at = used = 0
-    for block in range(n):
-        count = counts[block]
-        if count > 0:
+    for block in flat:
+        if runs[block] < 0:
+            runs[block] = used
             blocks[used] = block
-            starts[used] = at
-            counts[block] = at
             used += 1
-            at += count
-    starts[used] = at
+        starts[runs[block] + 1] += 1
+    for run in range(used):
+        starts[run + 1] += starts[run]
+    free = starts[:used].copy()
     order = np.empty(len(flat), np.int64)
     for pair in range(len(flat)):
-        block = flat[pair]
-        order[counts[block]] = pair
-        counts[block] += 1
-    return order, blocks, starts
+        run = runs[flat[pair]]
+        order[free[run]] = pair
+        free[run] += 1
+    return order, blocks[:used].copy(), starts[: used + 1].copy(), runs
+
+
+@compiled(reorder=False)
+@no_type_check
+def group_few(flat: Any) -> tuple[Any, Any, Any]:
+    """The same of a few pairs, in no time that depends on how many blocks there are."""
+    runs = np.empty(len(flat), np.int64)
+    blocks = np.empty(len(flat), np.int64)
+    starts = np.zeros(len(flat) + 1, np.int64)
+    used = 0
+    for pair in range(len(flat)):
+        run = 0
+        while run < used and blocks[run] != flat[pair]:
+            run += 1
+        if run == used:
+            blocks[used] = flat[pair]
+            used += 1
+        runs[pair] = run
+        starts[run + 1] += 1
+    for run in range(used):
+        starts[run + 1] += starts[run]
+    order = np.empty(len(flat), np.int64)
+    at = 0
+    for run in range(used):
+        for pair in range(len(flat)):
+            if runs[pair] == run:
+                order[at] = pair
+                at += 1
+    return order, blocks[:used].copy(), starts[: used + 1].copy()
 
 
 @compiled(reorder=True)
@@ -172,18 +199,19 @@ def gradients(
     out: Any,
     q: int,
     order: Any,
-    blocks: Any,
     starts: Any,
+    runs: Any,
     first: int,
     last: int,
 ) -> None:
-    """Blocks from that of run `first` up to that of run `last`, four tokens at a time; zeros where no token is."""
-    n, s, width = out.shape
-    done = blocks[first - 1] + 1 if first > 0 else 0
-    for run in range(first, last):
-        out[done : blocks[run] + 1] = 0
-        done = blocks[run] + 1
-        block = out[blocks[run]]
+    """Blocks `first … last`, four tokens at a time."""
+    s, width = out.shape[1], out.shape[2]
+    for number in range(first, last):
+        block = out[number]
+        block[:] = 0
+        run = runs[number]
+        if run < 0:
+            continue
         start = starts[run]
         end = starts[run + 1]
         whole = start + (end - start) // 4 * 4
@@ -214,5 +242,3 @@ def gradients(
                     v0 = values[p0, r]
                     for j in range(right - left):
                         row[j] += v0 * x0[j]
-    if last == len(blocks):
-        out[done:n] = 0
