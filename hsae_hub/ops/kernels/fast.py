@@ -18,6 +18,9 @@ from hsae_hub.ops.kernels import loops, plain
 from hsae_hub.ops.kernels.compiling import spread, threads_for
 from hsae_hub.ops.kernels.selecting import GROUP, largest
 
+_SHORT = (
+    16  # width up to which blocks are not read in order: they come a few lines at a time anyway
+)
 _FEW = 128  # pairs, of each of which the block is looked for among those before
 _COUNT_FROM = 100  # blocks a pair: with more of them pairs are sorted first
 
@@ -56,8 +59,12 @@ def block_dot(
 ) -> Float[Tensor, "batch q s"]:
     n, s, width = table.shape
     out = x.new_empty(*index.shape, s)
-    runs = Runs.of(index, n)
     threads = threads_for(out.numel() * width)
+    if width <= _SHORT:
+        short = _array(x), _array(table), _array(index), _array(out)
+        spread(lambda first, last: loops.short_dots(*short, first, last), len(x), threads)
+        return out
+    runs = Runs.of(index, n)
     bounds = runs.bounds(threads)
     arrays = _array(x), _array(table), _array(out).reshape(-1, s)
 

@@ -123,6 +123,23 @@ def dots(
 
 @compiled(reorder=False)
 @no_type_check
+def short_dots(x: Any, table: Any, index: Any, out: Any, first: int, last: int) -> None:
+    """`out[token, i, r]` of tokens `first … last`, for rows too short to be worth a vector's sum."""
+    s, width = table.shape[1], table.shape[2]
+    for token in range(first, last):
+        values = x[token]
+        for i in range(index.shape[1]):
+            block = table[index[token, i]]
+            for r in range(s):
+                row = block[r]
+                total = x.dtype.type(0)
+                for j in range(width):
+                    total += values[j] * row[j]
+                out[token, i, r] = total
+
+
+@compiled(reorder=False)
+@no_type_check
 def row_sums(values: Any, index: Any, table: Any, out: Any, first: int, last: int) -> None:
     """Token by token, four rows at a time."""
     q, width = index.shape[1], table.shape[1]
