@@ -37,7 +37,9 @@ IDLE = {
 }
 """Initial biases of two latents that do not act, so that they die, start anew or move to another tier."""
 SHARDED = [name for name in TINY if architecture(name).can_shard]
-TRAIN = TrainSection(steps=STEPS, batch_size=BATCH, lr=0.01, warmup_steps=5, log_every=8)
+TRAIN = TrainSection(
+    steps=STEPS, batch_size=BATCH, lr=0.01, adam="dense", warmup_steps=5, log_every=8
+)
 
 
 class Rows:

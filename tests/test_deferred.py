@@ -12,7 +12,8 @@ from hsae_hub.architectures import SAE, TrainStep, build
 from hsae_hub.ops import block_dot, normalize_rows_, project_out_rows_, weighted_rows
 from hsae_hub.ops.factored import read_whole
 from hsae_hub.recipes import TrainSection
-from hsae_hub.training.optim import learning_rate
+from hsae_hub.training.deferred import settle_
+from hsae_hub.training.optim import learning_rate, optimizer_tensors
 from hsae_hub.training.row_adam import RowAdam
 from hsae_hub.training.trainer import Member
 
@@ -95,3 +96,16 @@ def test_whoever_reads_the_whole_table_finds_it_up_to_date() -> None:
     down, all_down = (one.sae.get_parameter("W_down") for one in (member, settled))
     assert torch.equal(member.sae.W_dec, settled.sae.W_dec)
     assert not torch.equal(down, all_down), "nobody has read it"
+
+
+def test_a_run_goes_on_from_deferred_steps_without_deferring() -> None:
+    member = only_when_read(build(TREE, seed=0), steps=5)
+    sae = member.sae
+    weights = {name: p.detach().clone() for name, p in sae.named_parameters()}
+    moments = {key: value.clone() for key, value in optimizer_tensors(member.optimizer).items()}
+    kept = settle_(weights, moments, sae.unit_rows, TRAIN)
+    member.settle()
+    assert all(torch.equal(weights[name], p) for name, p in sae.named_parameters())
+    wanted = optimizer_tensors(member.optimizer)
+    assert {key for key in wanted if not key.endswith(".clock")} == set(kept)
+    assert all(torch.equal(wanted[key], value) for key, value in kept.items())

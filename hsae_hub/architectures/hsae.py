@@ -96,7 +96,7 @@ class HSAE(SAE[HSAEConfig]):
 
     config_class = HSAEConfig
     unit_rows = ("W_dec", "child_W_dec_T")
-    read_by_rows = ("W_dec", "W_down", "W_up_T")
+    read_by_rows = ("W_dec", "W_down", "W_up_T", "child_W_enc", "child_W_dec_T")
     tables = ("W_dec", "W_down", "W_up", "child_W_enc", "child_W_dec")
     title = "A hierarchical sparse autoencoder: parents, and under each parent children of which at most one is active"
     citation = """@article{muchane2025incorporating,

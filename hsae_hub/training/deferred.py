@@ -58,6 +58,11 @@ class Schedule:
         )
 
 
+def as_blocks(learned: Learned, n: int) -> Learned:
+    """Of tensors of a parameter's shape, `n` blocks of rows."""
+    return Learned(*(x.view(n, -1, x.shape[-1]) for x in learned))
+
+
 @torch.no_grad()
 def catch_up_(
     learned: Learned,
@@ -91,9 +96,8 @@ def settle_(
         if clock is None:
             continue
         now = int(moments[f"{i}.step"])
-        n = len(clock)
-        found = (table, moments[f"{i}.exp_avg"], moments[f"{i}.exp_avg_sq"])
-        learned = Learned(*(x.view(n, -1, x.shape[-1]) for x in found))
+        found = Learned(table, moments[f"{i}.exp_avg"], moments[f"{i}.exp_avg_sq"])
+        learned = as_blocks(found, len(clock))
         stale = (clock < now).nonzero()[:, 0]
         catch_up_(learned, clock, stale, now, Schedule(train), unit=name in unit_rows)
     return kept

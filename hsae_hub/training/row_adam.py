@@ -16,7 +16,7 @@ from hsae_hub.ops.kernels import update
 from hsae_hub.ops.kernels.uses import AdamStep, BlockGradient, Learned, Uses, sort_uses
 from hsae_hub.ops.topk_linear import columns_gradient
 from hsae_hub.recipes import TrainSection
-from hsae_hub.training.deferred import Schedule, catch_up_
+from hsae_hub.training.deferred import Schedule, as_blocks, catch_up_
 from hsae_hub.training.optim import EPS
 
 _CLIP_EPS = 1e-6  # added to the norm, as torch's clip_grad_norm_ does
@@ -41,9 +41,7 @@ class _Table:
 
     def blocks_of(self, x: Tensor) -> Tensor:
         """A tensor of the parameter's shape as blocks of rows."""
-        if self.parts:
-            return x.view(-1, self.parts[0].values.shape[2], self.parts[0].x.shape[1])
-        return x.view(len(x), -1, x.shape[-1])
+        return x.view(-1, self.parts[0].values.shape[2], self.parts[0].x.shape[1])
 
 
 class RowAdam(torch.optim.Adam):
@@ -139,7 +137,7 @@ class RowAdam(torch.optim.Adam):
             elif p.grad is not None:
                 if table.unit:
                     normalize_rows_(p)
-                if table.deferred:
+                if table.deferred and "clock" in self.state[p]:
                     self._clock(table).fill_(int(self.state[p]["step"]))
 
     def _update_(self, table: _Table, uses: Uses) -> None:
@@ -164,17 +162,17 @@ class RowAdam(torch.optim.Adam):
     @torch.no_grad()
     def _catch_up(self, table: _Table, blocks: Tensor | None) -> None:
         state = self.state.get(table.parameter)
-        if not table.deferred or not state:
-            return
+        if not state or "clock" not in state:
+            return  # nothing was deferred yet
         clock, now = self._clock(table), int(state["step"])
         if blocks is None:
             stale = (clock < now).nonzero()[:, 0]
         else:
-            blocks = blocks.flatten()
+            blocks = blocks.flatten()  # as many make up the table as in earlier products
             stale = torch.unique(blocks[clock[blocks] < now])
         if len(stale):
             assert self._schedule is not None
-            learned = Learned(*map(table.blocks_of, self._learned(table)))
+            learned = as_blocks(self._learned(table), len(clock))
             catch_up_(learned, clock, stale, now, self._schedule, unit=table.unit)
 
     def _find(self, table: Tensor) -> _Table | None:
@@ -190,7 +188,7 @@ class RowAdam(torch.optim.Adam):
         """After how many steps each block was last up to date."""
         state = self.state[table.parameter]
         if "clock" not in state:
-            n = len(table.parameter)
+            n = len(table.blocks_of(table.parameter))
             state["clock"] = torch.full((n,), int(state["step"]), dtype=torch.int64)
         elif state["clock"].is_floating_point():  # as torch reads it back
             state["clock"] = state["clock"].long()

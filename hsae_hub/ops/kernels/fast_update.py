@@ -103,6 +103,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _square_norms(uses, unit, out, low, high):
     grad = np.empty((uses.values.shape[1], uses.x.shape[1]), np.float32)
     for u in range(low, high):
+        if len(unit) == 0 and uses.starts[u + 1] - uses.starts[u] <= len(grad):
+            out[u] = _square_of_few(uses, u)
+            continue
         _add_up(grad, uses, u)
         if len(unit):
             _project(grad, unit[uses.blocks[u]])
@@ -110,6 +113,20 @@ def _square_norms(uses, unit, out, low, high):
         for r in range(len(grad)):
             total += _dot(grad[r], grad[r])
         out[u] = total
+
+
+@no_type_check
+@_kernel
+def _square_of_few(uses, u):
+    """`‖Σ_p values[p] ⊗ x[p]‖² = Σ_pq (values[p] · values[q]) (x[p] · x[q])`: cheaper for no more pairs than rows."""
+    total = np.float32(0)
+    for p in range(uses.starts[u], uses.starts[u + 1]):
+        x = uses.x[uses.tokens[p]]
+        total += _dot(uses.values[p], uses.values[p]) * _dot(x, x)
+        for q in range(uses.starts[u], p):
+            both = _dot(uses.values[p], uses.values[q]) * _dot(x, uses.x[uses.tokens[q]])
+            total += np.float32(2) * both
+    return total
 
 
 @no_type_check
@@ -140,7 +157,8 @@ def _adam_all(table, first, second, uses, adam, unit, low, high):
 @_kernel
 def _adam_strips(table, first, second, uses, adam, low, high):
     width, n = table.shape
-    grad = np.zeros((_STRIP, n), np.float32)  # the same columns are used in each strip
+    # the same columns are used in each strip; a row is longer, so that those of a column do not share a cache's set
+    grad = np.zeros((_STRIP, n + _STRIP), np.float32)
     x = np.zeros((len(uses.x), _STRIP), np.float32)
     column = np.empty(_STRIP, np.float32)
     for strip in range(low, high):
@@ -157,7 +175,7 @@ def _adam_strips(table, first, second, uses, adam, low, high):
                 grad[r, uses.blocks[u]] = column[r]
         for r in range(rows):
             k = start + r
-            _adam_row(table[k], first[k], second[k], grad[r], adam)
+            _adam_row(table[k], first[k], second[k], grad[r, :n], adam)
 
 
 @no_type_check
@@ -235,26 +253,35 @@ def _adam_row(p, m, v, grad, adam):
 @no_type_check
 @_kernel
 def _add_up(grad, uses, u):
-    """The gradient of a used block, four pairs at a time."""
+    """The gradient of a used block, four pairs at a time; the first time up to three of them count for nothing."""
     s, width = grad.shape
     start, end = uses.starts[u], uses.starts[u + 1]
+    odd = (end - start - 1) % 4 + 1
+    a = np.zeros((4, s), np.float32)
+    a[:odd] = uses.values[start : start + odd]
     for left in range(0, width, _TILE):
         here = slice(left, min(left + _TILE, width))
-        grad[:, here] = 0
-        p = start
-        while p + 4 <= end:
+        x0 = uses.x[uses.tokens[start], here]
+        x1 = uses.x[uses.tokens[start + min(1, odd - 1)], here]
+        x2 = uses.x[uses.tokens[start + min(2, odd - 1)], here]
+        x3 = uses.x[uses.tokens[start + min(3, odd - 1)], here]
+        for r in range(s):
+            _set_four(grad[r, here], a[:, r], x0, x1, x2, x3)
+        for p in range(start + odd, end, 4):
             x0 = uses.x[uses.tokens[p], here]
             x1 = uses.x[uses.tokens[p + 1], here]
             x2 = uses.x[uses.tokens[p + 2], here]
             x3 = uses.x[uses.tokens[p + 3], here]
             for r in range(s):
                 _add_four(grad[r, here], uses.values[p : p + 4, r], x0, x1, x2, x3)
-            p += 4
-        while p < end:
-            x0 = uses.x[uses.tokens[p], here]
-            for r in range(s):
-                _add(grad[r, here], uses.values[p, r], x0)
-            p += 1
+
+
+@no_type_check
+@_kernel
+def _set_four(out, a, x0, x1, x2, x3):
+    a0, a1, a2, a3 = a[0], a[1], a[2], a[3]
+    for c in range(len(out)):
+        out[c] = (a0 * x0[c] + a1 * x1[c]) + (a2 * x2[c] + a3 * x3[c])
 
 
 @no_type_check

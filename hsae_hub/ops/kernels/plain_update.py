@@ -45,10 +45,15 @@ def adam_blocks_(
         for start, end in _chunks(len(uses.blocks), s * width):
             blocks = uses.blocks[start:end]
             grad = _gradient(uses, start, end)
-            here = Learned(*(x[blocks] for x in learned))
-            _adam_(here, grad, adam, unit=unit)
-            for x, part in zip(learned, here, strict=True):
-                x[blocks] = part
+            if unit:
+                project_out_rows_(grad, learned.table[blocks])
+            places = blocks.tolist()
+            table, first, second = ([x[place] for place in places] for x in learned)
+            _fused_(table, first, second, list(grad.unbind()), adam)
+            if unit:
+                rows = learned.table[blocks]
+                normalize_rows_(rows)
+                learned.table[blocks] = rows
         return
     for start, end in _chunks(n, s * width):
         low, high = torch.searchsorted(uses.blocks, torch.tensor([start, end])).tolist()
@@ -93,19 +98,30 @@ def catch_up_(
 
 
 def _adam_(learned: Learned, grad: Tensor, adam: AdamStep, *, unit: bool) -> None:
-    p, m, v = learned
     if unit:
-        project_out_rows_(grad, p)
+        project_out_rows_(grad, learned.table)
+    _fused_([learned.table], [learned.first], [learned.second], [grad], adam)
+    if unit:
+        normalize_rows_(learned.table)
+
+
+def _fused_(
+    tables: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    grads: list[Tensor],
+    adam: AdamStep,
+) -> None:
+    """Its own corrections of the moments' bias are those after very many steps: none."""
     if adam.scale != 1:
-        grad.mul_(adam.scale)
-    # its own corrections of the bias are those after very many steps: none
+        torch._foreach_mul_(grads, adam.scale)
     torch._fused_adam_(
-        [p],
-        [grad],
-        [m],
-        [v],
+        tables,
+        grads,
+        first,
+        second,
         [],
-        [torch.full((), 1e9)],
+        [torch.full((), 1e9, device=grads[0].device)] * len(grads),
         lr=adam.size,
         beta1=adam.beta1,
         beta2=adam.beta2,
@@ -114,8 +130,6 @@ def _adam_(learned: Learned, grad: Tensor, adam: AdamStep, *, unit: bool) -> Non
         amsgrad=False,
         maximize=False,
     )
-    if unit:
-        normalize_rows_(p)
 
 
 def _renormalised(
