@@ -40,9 +40,8 @@ def attached(arguments: argparse.Namespace) -> Attached:
     )
     lm = load_language_model((hf, tokenizer))
     tree = {"n_parents": arguments.parents, "n_children": 64, "d_subspace": 8, "k": 32}
-    with torch.device(arguments.device):
-        sae = build({"architecture": "hsae", "d_in": 2304, **tree}, seed=0)
-    sae = sae.to(torch.bfloat16).requires_grad_(False)
+    sae = build({"architecture": "hsae", "d_in": 2304, **tree}, seed=0)
+    sae = sae.to(arguments.device, torch.bfloat16).requires_grad_(False)
     return attach(sae, lm, hookpoint=f"layers.{arguments.layers * 20 // 26}")
 
 

@@ -5,9 +5,9 @@
 Kernels: errors beside sums in float64, times beside plain torch's and beside a floor: each number that is needed moved
 once at the bandwidth of a copy, or the arithmetic at the rate of a bfloat16 product, both measured in this run. SAEs:
 flat ones of 16,384 and 65,536 latents, and trees of 16,384 parents with 16 children in 4 dimensions and 64 in 8, d_in
-2304, k 32, at 4,096 to 32,768 tokens; a forward with weights in bfloat16; a step of the trainer, without penalties, and
-the most memory that it takes beside weights and moments. Without a GPU it says so and ends; `--quick` runs all of it at
-small sizes anywhere.
+2304, k 32, at 4,096 to 32,768 tokens; a forward with weights in bfloat16; a step of the trainer, dense products in
+bfloat16, weights and moments in float32, without penalties, and the most memory that it takes beside weights and
+moments. Without a GPU it says so and ends; `--quick` runs all of it at small sizes anywhere.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SETTINGS: dict[str, Any] = {
     "lr": 1e-5,
     "warmup_steps": 0,
     "log_every": 10**6,
+    "matmul": "bfloat16",
 }
 
 
