@@ -61,9 +61,10 @@ class Compiled:
         self.found.append(triton.compile(source, hopper, {"num_warps": num_warps}))
 
 
-def test_kernels_agree_with_plain_torch() -> None:
+@pytest.mark.parametrize("cases", ["triton_kernels.py", "triton_updates.py"])
+def test_kernels_agree_with_plain_torch(cases: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "tests/triton_kernels.py", "tests/triton_updates.py"]
+    command = [sys.executable, "-m", "pytest", f"tests/{cases}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
