@@ -3,9 +3,9 @@
     python tests/bench/penalties.py [--rounds 5] [--quick]
 
 `exact` is the paper's objective, the recipes' default: orthogonality of all pairs of parents, l1 on every parent above
-the threshold. `cheap` estimates the first from random probes and takes the second of the acts that are decoded, both in
-every 16th step: what that changes is in train/RESULTS.md. Each takes turns with the flat step of the same width (step.py); a turn of `cheap` is as many steps as lie between two of
-its penalties, of which the mean counts.
+the threshold. `cheap` estimates the first from random probes and takes the second of the acts that are decoded, both
+in every 16th step: what that changes is in train/RESULTS.md. Each takes turns with the flat step of the same width
+(step.py); a turn of `cheap` is as many steps as lie between two of its penalties, of which the mean counts.
 """
 
 from __future__ import annotations
