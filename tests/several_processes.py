@@ -77,6 +77,9 @@ class Rows:
     def load_state_dict(self, state: StreamState) -> None:
         self.at = state.values["at"]
 
+    def close(self) -> None:
+        pass
+
 
 def trainer_of(names: list[str], *, shard: bool = False) -> Trainer:
     """One SAE an architecture, in double precision, so that only a mistake is larger than rounding."""

@@ -2,9 +2,9 @@
 
 from hsae_hub.architectures.base import SAE as SAE
 from hsae_hub.architectures.base import SAEConfig as SAEConfig
-from hsae_hub.architectures.base import SAEOutput as SAEOutput
 from hsae_hub.architectures.base import TrainStep as TrainStep
 from hsae_hub.architectures.latents import Acts as Acts
+from hsae_hub.architectures.latents import SAEOutput as SAEOutput
 from hsae_hub.architectures.latents import TreeShape as TreeShape
 from hsae_hub.architectures.registry import architecture as architecture
 from hsae_hub.architectures.registry import build as build

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from pydantic import BaseModel, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.latents import Acts, TreeShape
+from hsae_hub.architectures.latents import Acts, SAEOutput, TreeShape
 from hsae_hub.ops import (
     FewTokens,
     StoredTable,
@@ -71,14 +71,6 @@ class SAEConfig(BaseModel, frozen=True, extra="forbid"):
         raise NotImplementedError
 
 
-class SAEOutput(NamedTuple):
-    """Result of a forward pass."""
-
-    sae_out: Float[Tensor, "*batch d_in"]
-    """The reconstruction, in the scale and dtype of the input."""
-    acts: Acts
-
-
 class TrainStep(NamedTuple):
     """Where training stands."""
 
@@ -86,6 +78,8 @@ class TrainStep(NamedTuple):
     """Steps done before this one: 0 at the first."""
     n_steps: int
     """Steps of the whole run."""
+    microbatches: int = 1
+    """Parts of a batch, each with losses of its own, between two updates."""
 
 
 C = TypeVar("C", bound=SAEConfig)
@@ -109,6 +103,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     """BibTeX of its paper, for the card."""
     can_shard: ClassVar[bool] = True
     """Whether several processes may each hold a part of every weight; not where single latents are exchanged."""
+    can_accumulate: ClassVar[bool] = True
+    """Whether its loss of a batch is the mean of its losses of parts; not where it looks at a batch as a whole."""
     tables: ClassVar[tuple[str, ...]] = ("W_dec",)
     """Weights, by their names on disk, of which a token reads only the rows of its acts: they may stay on disk."""
     unit_rows: ClassVar[tuple[str, ...]] = ("W_dec",)

@@ -57,6 +57,7 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
     """
 
     config_class = BatchTopKConfig
+    can_accumulate = False
     title = "A flat BatchTopK sparse autoencoder"
     citation = """@misc{bussmann2024batchtopk,
   title = {BatchTopK Sparse Autoencoders},

@@ -86,6 +86,7 @@ class CompositionalSAE(SAE[CompositionalConfig]):
     """
 
     config_class = CompositionalConfig
+    can_accumulate = False
     can_shard = False
     title = "A sparse autoencoder of several tiers, each composed from the acts of the one before (CompositionalLens)"
     b_dec: Float[Tensor, " d_in"]

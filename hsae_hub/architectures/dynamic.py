@@ -86,6 +86,7 @@ class DynamicSAE(SAE[DynamicConfig]):
     """`acts = relu(x W_enc + b_enc)`, `x̂ = acts W_dec + b_dec`, with decoder rows of norm 1 (eq. 1 and 2)."""
 
     config_class = DynamicConfig
+    can_accumulate = False
     can_shard = False
     title = "A flat sparse autoencoder whose latents are resampled and merged while it learns (HierarchicalSAE)"
     b_dec: Float[Tensor, " d_in"]

@@ -99,6 +99,14 @@ class Acts:
         return self.replace(torch.where(mask, self.values, 0))
 
 
+class SAEOutput(NamedTuple):
+    """Result of a forward pass."""
+
+    sae_out: Float[Tensor, "*batch d_in"]
+    """The reconstruction, in the scale and dtype of the input."""
+    acts: Acts
+
+
 def nonzero_slots(
     dense: Float[Tensor, "batch d_sae"],
 ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:

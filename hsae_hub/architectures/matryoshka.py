@@ -69,6 +69,7 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
     """
 
     config_class = MatryoshkaConfig
+    can_accumulate = False
     title = "A Matryoshka sparse autoencoder: nested prefixes of one dictionary, each a dictionary of its own"
     citation = """@misc{bussmann2025learning,
   title = {Learning Multi-Level Features with Matryoshka Sparse Autoencoders},

@@ -64,6 +64,7 @@ class SwitchSAE(SAE[SwitchConfig]):
     """
 
     config_class = SwitchConfig
+    can_accumulate = False
     title = "A Switch sparse autoencoder: a router picks one of several TopK experts for each token"
     citation = """@misc{mudide2024efficient,
   title = {Efficient Dictionary Learning with Switch Sparse Autoencoders},

@@ -115,7 +115,7 @@ class TopKSAE(SAE[TopKConfig]):
             indices,
             tokens=len(x),
             dead_after_tokens=self.config.dead_after_tokens,
-            n_steps=step.n_steps,
+            n_steps=step.n_steps * step.microbatches,
         )
         aux = error.new_zeros(())
         if self.config.aux_weight > 0:

@@ -28,7 +28,7 @@ def needs(recipe: Recipe) -> dict[str, Any]:
     costs = {
         key: step_cost(
             config,
-            batch_size=train.batch_size,
+            batch_size=-(-train.batch_size // train.accumulate),
             dtype=getattr(torch, train.dtype),
             matmul=getattr(torch, train.matmul),
         )
@@ -58,7 +58,7 @@ def needs(recipe: Recipe) -> dict[str, Any]:
                 "parameters": cost.parameters,
                 "weights_bytes": cost.weights_bytes,
                 "memory_bytes": cost.resident_bytes - cost.weights_bytes + cost.peak_bytes,
-                "flops_a_step": cost.flops,
+                "flops_a_step": train.accumulate * cost.flops,
             }
             for key, cost in costs.items()
         },
@@ -67,7 +67,7 @@ def needs(recipe: Recipe) -> dict[str, Any]:
         "saved_bytes": saved,
         "disk_bytes": (KEPT + 1) * checkpoint + saved,
         "memory_bytes": buffer + read_ahead + stays + passing,
-        "flops_a_step": sum(cost.flops for cost in costs.values()),
+        "flops_a_step": train.accumulate * sum(cost.flops for cost in costs.values()),
     }
 
 

@@ -216,6 +216,10 @@ class TrainSection(_Section):
     """Fraction of `lr` that the cosine ends at."""
     clip_norm: PositiveFloat | None = 0.75
     """Largest global norm of the gradient; null does not clip."""
+    accumulate: PositiveInt = 1
+    """Parts of a batch that take their turn before each update: less memory, the same step. Only for architectures
+    whose loss is a mean over tokens; penalties of weights alone are computed for every part, and the dead latents of
+    `topk` are counted part by part."""
     checkpoint_every: PositiveInt = 1000
     """Steps between checkpoints."""
     log_every: PositiveInt = 50
@@ -233,6 +237,10 @@ class TrainSection(_Section):
         if self.warmup_steps > self.n_steps:
             raise ValueError(
                 f"warmup_steps (={self.warmup_steps}) must be at most the run's {self.n_steps} steps"
+            )
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate (={self.accumulate}) must be at most batch_size (={self.batch_size})"
             )
         return self
 
@@ -299,6 +307,14 @@ class Recipe(_Section):
                 f"data.buffer_tokens (={self.data.buffer_tokens}) must be at least train.batch_size "
                 f"(={self.train.batch_size})"
             )
+        if self.train.accumulate > 1:
+            used = {config.architecture for config in self.saes().values()}
+            whole = sorted(name for name in used if not architecture(name).can_accumulate)
+            if whole:
+                raise ValueError(
+                    f"train.accumulate (={self.train.accumulate}) must be 1 for {', '.join(whole)}: "
+                    "what one token gives there depends on the rest of its batch"
+                )
         for name in self.also.keys() & set(TAKEN):
             raise ValueError(f"also.{name}: the name is taken, as {', '.join(TAKEN)} are")
         for name, config in self.saes().items():

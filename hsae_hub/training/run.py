@@ -196,10 +196,11 @@ class _Run:
         stream = self._stream(device)
         recipe.check_width(stream.d_in)
         world = collective.part().world
-        if recipe.train.batch_size < world:
+        parts = world * recipe.train.accumulate
+        if recipe.train.batch_size < parts:
             raise UsageError(
                 f"train.batch_size (={recipe.train.batch_size}) must be at least the number of "
-                f"processes (={world})"
+                f"processes times train.accumulate (={parts})"
             )
         built = {
             name: build(config, seed=recipe.seed_for("init")).to(stream.device, _dtype(recipe))

@@ -41,8 +41,8 @@ def gather_(sae: SAE[Any]) -> None:
 
 
 def loss_weight(sae: SAE[Any], own: int, batch: int) -> Tensor | None:
-    """What the loss over `own` of the rows of a batch is multiplied by; None for all of them, in one process."""
-    if collective.alone():
+    """What the loss over `own` of the rows of a batch is multiplied by; None for all of them."""
+    if own == batch:
         return None
     share = own / batch
     if is_sharded(sae):  # FSDP2 takes the mean of the processes' gradients

@@ -204,25 +204,38 @@ class Trainer:
         self, member: Member, x: Float[Tensor, "batch d_in"], lr: float, is_logged: bool
     ) -> dict[str, float]:
         sae = member.sae
-        step = TrainStep(self.step, self.train.n_steps)
+        step = TrainStep(self.step, self.train.n_steps, self.train.accumulate)
         member.optimizer.zero_grad()
         with member.following():
             measured = batch_metrics(sae, x) if is_logged else {}
-            with products_in(getattr(torch, self.train.matmul)):
-                losses = sae.losses(x, step)
-            value = float(collective.mean_over_rows(losses["loss"].detach(), len(x)))
-            if not math.isfinite(value):
-                raise self._diverged(member, "loss", value, x)
-            torch.autograd.backward(losses["loss"], loss_weight(sae, len(x), self.train.batch_size))
+            losses = self._add_up(sae, x, step)
+        value = float(collective.mean_over_rows(losses["loss"], len(x)))
+        if not math.isfinite(value):
+            raise self._diverged(member, "loss", value, x)
         norm = member.clip(self.train.clip_norm)
         if not math.isfinite(norm):
             raise self._diverged(member, "gradient's norm", norm, x)
         member.update(lr, step)
         if not is_logged:
             return {}
-        values = torch.stack([part.detach() for part in losses.values()])
+        values = torch.stack(list(losses.values()))
         parts = collective.mean_over_rows(values, len(x)).tolist()
         return {**dict(zip(losses, parts, strict=True)), **measured, "grad_norm": norm}
+
+    def _add_up(
+        self, sae: SAE[Any], x: Float[Tensor, "batch d_in"], step: TrainStep
+    ) -> dict[str, Tensor]:
+        """Losses of a batch and, where the optimiser takes them, their gradients: sums over its microbatches."""
+        found: dict[str, Tensor] = {}
+        for part in x.tensor_split(self.train.accumulate):
+            with products_in(getattr(torch, self.train.matmul)):
+                losses = sae.losses(part, step)
+            weight = loss_weight(sae, len(part), self.train.batch_size)
+            torch.autograd.backward(losses["loss"], weight)
+            for name, value in losses.items():
+                own = value.detach() * (len(part) / len(x))
+                found[name] = found[name] + own if name in found else own
+        return found
 
     def _diverged(
         self, member: Member, what: str, value: float, x: Tensor | None = None
