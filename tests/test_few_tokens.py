@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hsae_hub.architectures import SAE, build
+from hsae_hub.architectures import SAE, TrainStep, build
 from hsae_hub.ops import FewTokens, few_tokens
+from hsae_hub.recipes import TrainSection
+from hsae_hub.training.row_adam import RowAdam
 
 pytest.importorskip("numba")
 WIDTH, N, K = 96, 2048, 8
@@ -155,4 +157,20 @@ def test_the_authors_order_of_empty_slots_is_kept() -> None:
     sae = made({**SAES[2], "variant": "released"})
     for _ in range(3):
         sae.encode(tokens(1))
+    assert sae.few_tokens._columns is None
+
+
+def test_training_in_between_is_seen() -> None:
+    x = tokens(64)
+    sae = made({**SAES[0], "aux_weight": 0.0})
+    for _ in range(2):
+        sae.encode(x[:1])
+    sae.requires_grad_(True)
+    optimizer = RowAdam(sae, TrainSection(steps=1, batch_size=64, lr=0.01, warmup_steps=0))
+    with optimizer.following():
+        sae.losses(x, TrainStep(0, 1))["loss"].backward()
+        assert sae.W_enc.grad is None  # its gradient was handed over
+    optimizer.step()
+    sae.requires_grad_(False)
+    sae.encode(x[:1])
     assert sae.few_tokens._columns is None

@@ -134,6 +134,7 @@ class RowAdam(torch.optim.Adam):
             p = table.parameter
             if p.grad is None and table.uses is not None:
                 self._update_(table, table.uses)
+                increment_version(p)  # the kernels write past torch
             elif p.grad is not None:
                 if table.unit:
                     normalize_rows_(p)
