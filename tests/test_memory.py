@@ -42,7 +42,7 @@ def test_two_steps_of_a_large_hsae_stay_below_three_times_its_weights_and_moment
     weights, moments, step = json.loads(answer.stdout)
     d_in, n, m, s = 256, 16_384, 64, 8
     assert weights == 4 * n * (2 * d_in + 2 * d_in * s + 2 * m * s)
-    assert 2 * weights <= moments < 2.02 * weights, "clocks of deferred steps are small"
+    assert 2 * weights <= moments < 2.03 * weights, "clocks of deferred steps are small"
     assert 0 < step < weights  # a dense gradient alone would take as much
 
 

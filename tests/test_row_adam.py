@@ -107,6 +107,7 @@ def test_deferred_steps_change_next_to_nothing(case: str) -> None:
     train_by_rows(dense, section(adam="dense", final_lr=1.0))
     train_by_rows(deferred, section(final_lr=1.0))
     assert not torch.equal(dense.W_dec, deferred.W_dec)
+    assert deferred.W_enc._version >= STEPS, "a change that nobody would notice"
     pairs = zip(dense.parameters(), deferred.parameters(), start.parameters(), strict=True)
     for p, q, before in pairs:
         assert (q - p).norm() < 1e-3 * (p - before).norm()

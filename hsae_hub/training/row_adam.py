@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from hsae_hub.architectures import SAE
 from hsae_hub.ops import collective, kernels, normalize_rows_, project_out_rows_
@@ -154,11 +155,14 @@ class RowAdam(torch.optim.Adam):
         learned = self._learned(table)
         if table.columns:
             update.adam_columns_(learned, uses, adam)
-            return
-        blocks = Learned(*map(table.blocks_of, learned))
-        update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=table.deferred)
+        else:
+            blocks = Learned(*map(table.blocks_of, learned))
+            update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=table.deferred)
         if clock is not None:
             clock[uses.blocks] = int(state["step"])
+        increment_version(
+            p
+        )  # for who keeps something made of it: kernels do not count as changes in place
 
     @torch.no_grad()
     def _catch_up(self, table: _Table, blocks: Tensor | None) -> None:
