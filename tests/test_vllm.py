@@ -63,10 +63,11 @@ def test_trees_and_losses_are_those_of_transformers(family: str, found: dict[str
         assert apart < bound, name
 
 
-def test_a_drawn_text_is_its_seeds(found: dict[str, Any]) -> None:
+def test_a_drawn_text_is_its_seeds(family: str, found: dict[str, Any]) -> None:
     first, other, third = found["drawing"]["together"]
     assert found["drawing"]["alone"] == [first, third]
-    assert len({first, other, third}) == 3
+    if family == "embedded":  # the others know few words, and may say the same twice
+        assert len({first, other, third}) == 3
 
 
 def test_nothing_is_left_behind(found: dict[str, Any]) -> None:
