@@ -3,62 +3,58 @@
     python tests/bench/lazy.py [--rounds 5] [--quick]
 
 d_in 2304, 16,384 parents with 16 children in 8 dimensions: 2.7 GB, made and removed. A reading opens the folder and
-decomposes, by `sae(x)` and `decoder_rows`; each is a process of its own, whose imports are not in it. `warm` files are
-in the page cache; for `cold` the system is asked to drop them first. Memory is what belongs to the process alone
+decomposes, by `sae(x)` and `decoder_rows`; each is a fork of its own, whose imports are not in it. `warm` files are in
+the page cache; for `cold` the system is asked to drop them first. Memory is what belongs to the process alone
 (RssAnon): pages of a mapped file are the system's to take back.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
-from harness import Findings, Scale, Took, interleaved, run_part
-from harness.memory import forget
+import torch
+from harness import Findings, Scale, Took, interleaved, run_part, timed
+from harness.memory import forget, resident, settle
 from harness.training import tree
 
 from hsae_hub.architectures import build
 from hsae_hub.artifact import WEIGHTS, save_sae
-
-READING = """
-import json, sys, time
-import torch
-torch.set_num_threads(1)
-from harness.memory import resident
 from hsae_hub.hub import load
 
-def read(folder, lazy, tokens):
-    sae = load(folder, lazy=lazy)
+
+def opened(folder: Path, how: str, tokens: int) -> object:
+    """What a first decomposition leaves in memory."""
+    sae = load(folder, lazy=how == "lazy")
     x = torch.randn(tokens, sae.d_in, generator=torch.Generator().manual_seed(0))
     return sae, sae.decoder_rows(sae(x).acts.indices)
 
-small, folder, how, tokens = sys.argv[1:]
-read(small, how == "lazy", 64)  # whatever is imported on the way, compiled kernels too
-before, wall, cpu = resident("RssAnon"), time.perf_counter(), time.process_time()
-kept = read(folder, how == "lazy", int(tokens))
-took = time.perf_counter() - wall, time.process_time() - cpu
-print(json.dumps([*took, resident("RssAnon") - before]))
-"""
+
+def child(answer: Connection, folder: Path, how: str, tokens: int) -> None:
+    """One reading, and the memory that it took."""
+    settle()
+    before, kept = resident("RssAnon"), []
+    took = timed(lambda: kept.append(opened(folder, how, tokens)))
+    answer.send((took, resident("RssAnon") - before))
 
 
-def read(
-    small: Path, folder: Path, how: str, tokens: int, cold: bool, memory: dict[str, list[float]]
-) -> Took:
+def read(folder: Path, how: str, tokens: int, cold: bool, memory: dict[str, list[float]]) -> Took:
     """One reading in a process of its own, whose memory is noted."""
     if cold:
         forget(folder / WEIGHTS)
-    words = [sys.executable, "-c", READING, str(small), str(folder), how, str(tokens)]
-    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    wall, cpu, taken = json.loads(done.stdout)
+    fork = get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+    process = fork.Process(target=child, args=(theirs, folder, how, tokens))
+    process.start()
+    theirs.close()
+    took: Took
+    took, taken = ours.recv()
+    process.join()
     memory.setdefault(f"{how}, {tokens}", []).append(taken)
-    return Took(wall, cpu)
+    return took
 
 
 def measure(found: Findings, scale: Scale) -> None:
@@ -68,13 +64,15 @@ def measure(found: Findings, scale: Scale) -> None:
     with tempfile.TemporaryDirectory() as name:
         small, folder = Path(name) / "small", Path(name) / "wide"
         save_sae(build(tree(d, 64, 8), seed=0), small)
+        for how in ("lazy", "whole"):  # whatever is imported on the way, compiled kernels too
+            opened(small, how, 64)
         save_sae(build(tree(d, n, k), seed=0), folder)
         size = (folder / WEIGHTS).stat().st_size
         for state, bar in (("warm", 0.02), ("cold", 0.20)):
             memory: dict[str, list[float]] = {}
             ways = {
                 f"{state}: {how}, {count} token{'s' * (count > 1)}": partial(
-                    read, small, folder, how, count, state == "cold", memory
+                    read, folder, how, count, state == "cold", memory
                 )
                 for how, count in (("lazy", 1), ("lazy", 16), ("whole", 1))
             }

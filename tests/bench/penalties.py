@@ -1,10 +1,11 @@
-"""What the paper's penalties add to a training step of `hsae`: exact, and by the cheap estimates of them.
+"""What the paper's penalties add to a training step of `hsae`: exact, with rounded products, and cheap estimates.
 
     python tests/bench/penalties.py [--rounds 5] [--quick]
 
 `exact` is the paper's objective, the recipes' default: orthogonality of all pairs of parents, l1 on every parent above
-the threshold. `cheap` estimates the first from random probes and takes the second of the acts that are decoded, both
-in every 16th step: what that changes is in train/RESULTS.md. Each takes turns with the flat step of the same width
+the threshold. `rounded` is the same with the products of the first in bfloat16. `cheap` estimates the first from random
+probes and takes the second of the acts that are decoded, both in every 16th step: what that changes is in
+train/RESULTS.md. Each takes turns with the flat step of the same width
 (step.py); a turn of `cheap` is as many steps as lie between two of its penalties, of which the mean counts.
 """
 
@@ -15,8 +16,11 @@ from typing import Any
 from harness import Findings, Scale, interleaved, repeated, run_part
 from harness.training import flat, trainer, tree
 
-EXACT: dict[str, Any] = {}
-CHEAP: dict[str, Any] = {"ortho": "probes", "l1_over": "active", "penalty_every": 16}
+PENALTIES: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "rounded": {"ortho": "bf16"},
+    "cheap": {"ortho": "probes", "l1_over": "active", "penalty_every": 16},
+}
 BARS = {"exact": 4.0, "cheap": 1.6}
 
 
@@ -25,12 +29,12 @@ def measure(found: Findings, scale: Scale) -> None:
     d, n, k, batch = scale.sizes()
     found.sizes = {"d_in": d, "latents": n, "k": k, "batch": batch, "children": 16, "subspace": 8}
     topk = trainer(flat("topk", d, n, k), batch)
-    for name, penalties in (("exact", EXACT), ("cheap", CHEAP)):
+    for name, penalties in PENALTIES.items():
         hsae = trainer({**tree(d, n, k), **penalties}, batch)
         every = hsae.members[0].sae.config.penalty_every
         ways = {f"topk beside {name}": topk.advance, name: repeated(hsae.advance, every)}
         found.add_times(interleaved(ways, scale.rounds))
-        found.ratio(name, f"topk beside {name}", bar=BARS[name])
+        found.ratio(name, f"topk beside {name}", bar=BARS.get(name))
         del hsae, ways
 
 

@@ -19,10 +19,15 @@ def resident(name: str = "VmRSS") -> int:
     return 1024 * int(found[1]) if found else 0
 
 
+def settle() -> None:
+    """Gives back to the system what was freed, and is kept for the next one who asks."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def most_memory(work: Callable[[], object]) -> int:
     """Bytes that `work` takes at most beside what was there before it."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed, and is kept for the next one who asks
+    settle()
     CLEAR.write_text("5")  # the most ever starts anew
     before = resident()
     work()
