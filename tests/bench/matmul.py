@@ -49,7 +49,7 @@ def measure(found: Findings, scale: Scale) -> None:
     topk = trainer(flat("topk", d, n, k), batch)
     float32 = step(topk, "float32")
     ways = {"float32": float32, "bfloat16": step(topk, "bfloat16"), "BLAS": without_onednn(float32)}
-    found.add_times(interleaved(ways, scale.rounds))
+    found.add_times(interleaved(ways, scale.rounds, warmup=2))
     found.ratio("bfloat16", "float32")
     found.ratio("float32", "BLAS")
     del topk, float32, ways
@@ -58,7 +58,7 @@ def measure(found: Findings, scale: Scale) -> None:
         "hsae": trainer({**tree(d, n, k), **FREE}, 4 * batch),
     }
     ways = {f"{name}, 4 x batch": step(of, "bfloat16") for name, of in large.items()}
-    found.add_times(interleaved(ways, scale.rounds))
+    found.add_times(interleaved(ways, scale.rounds, warmup=2))
     found.ratio("hsae, 4 x batch", "topk, 4 x batch", bar=1.7)
 
 

@@ -33,7 +33,7 @@ def measure(found: Findings, scale: Scale) -> None:
         hsae = trainer({**tree(d, n, k), **penalties}, batch)
         every = hsae.members[0].sae.config.penalty_every
         ways = {f"topk beside {name}": topk.advance, name: repeated(hsae.advance, every)}
-        found.add_times(interleaved(ways, scale.rounds))
+        found.add_times(interleaved(ways, scale.rounds, warmup=2))
         found.ratio(name, f"topk beside {name}", bar=BARS.get(name))
         del hsae, ways
 

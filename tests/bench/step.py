@@ -81,7 +81,7 @@ def measure(found: Findings, scale: Scale) -> None:
         found.notes.append(f"no peers: HSAE_PEERS_PYTHON {named}; make bench-peers installs them")
     others = ("batch_topk", "group")
     ways = {name: trainer(flat(name, d, n, k), batch).advance for name in others}
-    times = interleaved({"topk ": topk.advance, **ways}, scale.rounds)
+    times = interleaved({"topk ": topk.advance, **ways}, scale.rounds, warmup=2)
     found.add_times(times)
     for name in others:
         found.ratio(name, "topk ")
