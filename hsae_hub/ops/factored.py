@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from hsae_hub.ops import kernels
 from hsae_hub.ops.kernels.uses import BlockGradient
+from hsae_hub.ops.setting import Setting
 
 Take = Callable[[BlockGradient], None]
 
@@ -30,7 +30,7 @@ class Follower(Protocol):
         """What takes a part of the table's gradient; None where it is to be dense."""
 
 
-_follower: ContextVar[Follower | None] = ContextVar("follower", default=None)
+_follower: Setting[Follower | None] = Setting("follower", None)
 
 
 @contextmanager

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hsae_hub.ops.setting import Setting
+
 _ROWS = 16
 _WORTH = 1 << 21
 """Rows and multiply-adds from which oneDNN is asked for a float32 product: twice as fast as PyTorch's own BLAS where
 that is MKL on a processor that Intel did not make, and no slower elsewhere; a smaller one is over before it begins."""
 
-_precision: ContextVar[torch.dtype] = ContextVar("_precision", default=torch.float32)
+_precision: Setting[torch.dtype] = Setting("precision", torch.float32)
 
 
 @contextmanager
