@@ -18,9 +18,7 @@ from hsae_hub.ops.kernels import loops, plain
 from hsae_hub.ops.kernels.compiling import spread, threads_for
 from hsae_hub.ops.kernels.selecting import GROUP, largest
 
-_SHORT = (
-    16  # width up to which blocks are not read in order: they come a few lines at a time anyway
-)
+_SHORT = 16  # width up to which blocks are not read in order: each is a few lines of the cache
 _FEW = 128  # pairs, of each of which the block is looked for among those before
 _COUNT_FROM = 100  # blocks a pair: with more of them pairs are sorted first
 
