@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hsae_hub.ops import kernels
+from hsae_hub.ops.kernels import block_gradient
 from hsae_hub.ops.kernels.uses import BlockGradient
 from hsae_hub.ops.setting import Setting
 
@@ -68,6 +68,6 @@ def gradient(
 ) -> Float[Tensor, "n s width"] | None:
     """The gradient of a table of `n` blocks; None where it was handed over."""
     if take is None:
-        return kernels.block_gradient(x, values, index, n)
+        return block_gradient(x, values, index, n)
     take(BlockGradient(x, values, index))
     return None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hsae_hub.ops import kernels
+from hsae_hub.ops.kernels import are_compiled
 
 MOST_TOKENS = 4
 """With more of them the whole product is as fast."""
@@ -98,7 +98,7 @@ class FewTokens:
         learns = W.requires_grad or (x.requires_grad and torch.is_grad_enabled())
         if learns or not 0 < len(x) <= MOST_TOKENS or W.numel() < _WORTH_IT or k >= W.shape[1]:
             return False
-        return not W.is_inference() and kernels.are_compiled(x, W)
+        return not W.is_inference() and are_compiled(x, W)
 
     def _of(self, W: Tensor) -> _Columns | None:
         seen = (W.data_ptr(), W._version, W.shape)

@@ -11,7 +11,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.autograd import Function
 
-from hsae_hub.ops import factored, kernels
+# functions, not their modules, which are not shipped with an SAE's code
+from hsae_hub.ops.factored import gradient, taker_for
+from hsae_hub.ops.kernels import block_dot as dots_of
+from hsae_hub.ops.kernels import block_sum as sums_of
 
 
 def block_dot(
@@ -46,18 +49,18 @@ class _BlockDot(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, index: Tensor) -> Tensor:
-        ctx.take = factored.taker_for(table, index)
+        ctx.take = taker_for(table, index)
         ctx.save_for_backward(x, table, index)
-        return kernels.block_dot(x, table, index)
+        return dots_of(x, table, index)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, table, index = ctx.saved_tensors
         needs_x, needs_table, _ = ctx.needs_input_grad
-        grad_x = kernels.block_sum(grads[0], index, table) if needs_x else None
+        grad_x = sums_of(grads[0], index, table) if needs_x else None
         grad_table = None
         if needs_table:
-            grad_table = factored.gradient(ctx.take, x, grads[0], index, len(table))
+            grad_table = gradient(ctx.take, x, grads[0], index, len(table))
         return grad_x, grad_table, None
 
 
@@ -66,16 +69,16 @@ class _BlockSum(Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor, table: Tensor) -> Tensor:
-        ctx.take = factored.taker_for(table, index)
+        ctx.take = taker_for(table, index)
         ctx.save_for_backward(values, index, table)
-        return kernels.block_sum(values, index, table)
+        return sums_of(values, index, table)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         values, index, table = ctx.saved_tensors
         needs_values, _, needs_table = ctx.needs_input_grad
-        grad_values = kernels.block_dot(grads[0], table, index) if needs_values else None
+        grad_values = dots_of(grads[0], table, index) if needs_values else None
         grad_table = None
         if needs_table:
-            grad_table = factored.gradient(ctx.take, grads[0], values, index, len(table))
+            grad_table = gradient(ctx.take, grads[0], values, index, len(table))
         return grad_values, None, grad_table

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hsae_hub.ops import factored
+from hsae_hub.ops.factored import taker_for
 from hsae_hub.ops.kernels import block_gradient
 from hsae_hub.ops.kernels.uses import BlockGradient
 from hsae_hub.ops.products import multiply, precision_of_products
@@ -54,7 +54,7 @@ class _TopKLinear(torch.autograd.Function):
         centre: Tensor | None,
         choose: Callable[[Tensor], Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.take = factored.taker_for(W, None)
+        ctx.take = taker_for(W, None)
         centred = x if centre is None else x - centre
         ctx.precision = precision_of_products()
         pre = multiply(centred, W, ctx.precision, bias)

@@ -7,10 +7,11 @@ times, and a row's addends come in the same order every time.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,6 +21,18 @@ from hsae_hub.ops.kernels import plain
 
 _log = logging.getLogger(__name__)
 _WORTH_IT = 2**19  # products from which compiled kernels are clearly faster
+
+
+class Kernels(NamedTuple):
+    """The functions of one machine. Not their module: SAEs are shipped with their code to where modules are not."""
+
+    block_dot: Callable[..., Any]
+    block_sum: Callable[..., Any]
+    block_gradient: Callable[..., Any]
+    top_k: Callable[..., Any]
+
+
+_PLAIN = Kernels(plain.block_dot, plain.block_sum, plain.block_gradient, plain.top_k)
 
 
 def block_dot(
@@ -58,7 +71,7 @@ def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
     return pick(pre.numel(), pre).top_k(pre, k)  # type: ignore[no-any-return]
 
 
-def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> ModuleType:
+def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Kernels:
     """The kernels that are fastest for so many products of these tensors and blocks of a table.
 
     How many blocks the table has plays no part: of one on disk only those are copied out that are asked for, and
@@ -66,13 +79,13 @@ def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Modul
     """
     tensors = operands if table is None else (*operands, table)
     if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
-        return plain  # a fake one, or a part of one
+        return _PLAIN  # a fake one, or a part of one
     if operands[0].is_cuda:
-        return _cuda() or plain
+        return _cuda() or _PLAIN
     lies_well = table is None or table.is_contiguous()
     if products < _WORTH_IT or not lies_well or not all(map(_is_float32_here, tensors)):
-        return plain
-    return _fast() or plain
+        return _PLAIN
+    return _fast() or _PLAIN
 
 
 def are_compiled(*tensors: Tensor) -> bool:
@@ -91,14 +104,23 @@ def _is_float32_here(tensor: Tensor) -> bool:
 
 
 @cache
-def _cuda() -> ModuleType | None:
+def _cuda() -> Kernels | None:
     """None without Triton, which comes with torch for CUDA."""
-    return import_module(f"{__name__}.cuda") if find_spec("triton") else None
+    return _of("cuda") if find_spec("triton") else None
 
 
 @cache
-def _fast() -> ModuleType | None:
+def _fast() -> Kernels | None:
     if has_numba():
-        return import_module(f"{__name__}.fast")
+        return _of("fast")
     _log.info("numba is not installed (hsae-hub[fast]): large sparse products take longer")
     return None
+
+
+def _of(machine: str) -> Kernels | None:
+    """None where only the code of an SAE was shipped."""
+    try:
+        found = import_module(f"hsae_hub.ops.kernels.{machine}")
+    except ModuleNotFoundError:
+        return None
+    return Kernels(*(getattr(found, name) for name in Kernels._fields))
