@@ -100,13 +100,23 @@ def test_threads_change_no_bit(shape: str, threads: Callable[[int], None]) -> No
             assert torch.equal(one, other)
 
 
-def test_other_tokens_of_a_batch_change_no_bit() -> None:
+def test_how_blocks_are_numbered_changes_no_bit() -> None:
     x, table, values, index, n = operands(37, 6, 50, 7, 100, skew=True)
-    dots, sums, _ = results(fast, (x, table, values, index, n))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    elsewhere = (x, table[order], values, order.argsort()[index], n)
+    spaced = (x, torch.cat([table, torch.zeros(30_000, 7, 100)]), values, index, n)
+    dots, sums, gradient = results(fast, (x, table, values, index, n))
+    for dot, total, _ in (results(fast, elsewhere), results(fast, spaced)):
+        assert torch.equal(dot, dots) and torch.equal(total, sums)
+    assert torch.equal(results(fast, elsewhere)[2], gradient[order])
+
+
+def test_other_tokens_change_no_dot_product() -> None:
+    x, table, _, index, _ = operands(37, 6, 50, 7, 100, skew=True)
+    dots = fast.block_dot(x, table, index)
     for token in range(0, 37, 9):
         one = slice(token, token + 1)
-        dot, total, _ = results(fast, (x[one], table, values[one], index[one], n))
-        assert torch.equal(dot, dots[one]) and torch.equal(total, sums[one])
+        assert torch.equal(fast.block_dot(x[one], table, index[one]), dots[one])
 
 
 def test_two_callers_at_once_get_what_each_gets_alone(threads: Callable[[int], None]) -> None:

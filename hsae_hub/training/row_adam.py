@@ -135,7 +135,6 @@ class RowAdam(torch.optim.Adam):
             p = table.parameter
             if p.grad is None and table.uses is not None:
                 self._update_(table, table.uses)
-                increment_version(p)  # the kernels write past torch
             elif p.grad is not None:
                 if table.unit:
                     normalize_rows_(p)
@@ -160,9 +159,7 @@ class RowAdam(torch.optim.Adam):
             update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=table.deferred)
         if clock is not None:
             clock[uses.blocks] = int(state["step"])
-        increment_version(
-            p
-        )  # for who keeps something made of it: kernels do not count as changes in place
+        increment_version(p)  # the kernels write past torch
 
     @torch.no_grad()
     def _catch_up(self, table: _Table, blocks: Tensor | None) -> None:
