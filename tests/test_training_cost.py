@@ -103,15 +103,17 @@ def test_flops_of_a_tree_agree_with_the_formula():
     down = 2 * B * k * s * d  # tokens have no gradient
     children = 2 * B * k * m * s
     up = 2 * B * k * s * d
-    ortho = 2 * (2 * d * d * n)  # two products, each with two gradients
-    wanted = 2 * encoder + 3 * parents + 2 * down + 3 * children + 3 * up + 3 * ortho
+    product = 2 * d * d * n
+    ortho = (2 * 5 / 8 + 2) * product  # two symmetric ones by quarters, two for the gradient
+    atoms = 2 * B * k * s
+    wanted = 2 * encoder + 3 * parents + 2 * down + 3 * (children + atoms + up) + ortho
     assert flops(HSAE) == wanted
-    assert flops({**HSAE, "lambda_ortho": 0}) == wanted - 3 * ortho
+    assert flops({**HSAE, "lambda_ortho": 0}) == wanted - ortho
     assert flops({**HSAE, "penalty_every": 4}) == wanted
     assert flops({**HSAE, "l1_over": "active"}) == wanted - encoder + parents
     assert flops({**HSAE, "lambda_l1": 0}) == wanted - encoder + parents
     probes = 2 * 2 * d * n * 32  # 32 vectors through E and D; the first product has one gradient
-    assert flops({**HSAE, "ortho": "probes"}) == wanted - 3 * ortho + 2.5 * probes
+    assert flops({**HSAE, "ortho": "probes"}) == wanted - ortho + 2.5 * probes
 
 
 @pytest.mark.parametrize(

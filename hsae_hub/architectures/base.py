@@ -367,7 +367,7 @@ class SAE(nn.Module, ABC, Generic[C]):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SAE[C]:
         before = {name: getattr(self, name).data_ptr() for name in self._stored}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
         for name, mapped in before.items():
             parameter = getattr(self, name)
             if parameter.data_ptr() != mapped:  # moved or converted: in memory now

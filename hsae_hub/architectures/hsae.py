@@ -167,14 +167,14 @@ class HSAE(SAE[HSAEConfig]):
     ) -> Float[Tensor, "batch d_in"]:
         parents, children = values.tensor_split(2, -1)
         parent_indices, child_indices = indices.tensor_split(2, -1)
-        high = super().sum_rows(parents, parent_indices)
+        high = SAE.sum_rows(self, parents, parent_indices)  # no super() where its code was shipped
         return high + self._decode_children(children, child_indices - self.shape.n_parents)
 
     def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         n = self.shape.n_parents
         is_child = indices >= n
         rows = self.W_enc.new_empty(*indices.shape, self.d_in)
-        rows[~is_child] = super().rows(indices[~is_child])
+        rows[~is_child] = SAE.rows(self, indices[~is_child])
         child_rows = indices[is_child][:, None] - n
         rows[is_child] = self._decode_children(rows.new_ones(child_rows.shape), child_rows)
         return rows

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -20,6 +19,9 @@ from torch import Tensor, nn
 from hsae_hub.ops.kernels import plain
 
 _log = logging.getLogger(__name__)
+_HAS_NUMBA, _HAS_TRITON = (find_spec(name) is not None for name in ("numba", "triton"))
+if not _HAS_NUMBA:
+    _log.info("numba is not installed (hsae-hub[fast]): large sparse products take longer")
 _WORTH_IT = 2**19  # products from which compiled kernels are clearly faster
 
 
@@ -96,25 +98,20 @@ def are_compiled(*tensors: Tensor) -> bool:
 
 def has_numba() -> bool:
     """Whether large products on a CPU are compiled (the extra `fast`)."""
-    return find_spec("numba") is not None
+    return _HAS_NUMBA
 
 
 def _is_float32_here(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
-@cache
 def _cuda() -> Kernels | None:
     """None without Triton, which comes with torch for CUDA."""
-    return _of("cuda") if find_spec("triton") else None
+    return _of("cuda") if _HAS_TRITON else None
 
 
-@cache
 def _fast() -> Kernels | None:
-    if has_numba():
-        return _of("fast")
-    _log.info("numba is not installed (hsae-hub[fast]): large sparse products take longer")
-    return None
+    return _of("fast") if _HAS_NUMBA else None
 
 
 def _of(machine: str) -> Kernels | None:
