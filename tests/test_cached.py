@@ -71,6 +71,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(store):
 @pytest.mark.parametrize("world", [2, 3, 5])
 def test_processes_together_read_the_batches_of_one(store, world, monkeypatch):
     asked = []
+    gc.collect()  # ends the threads of other tests' streams
     monkeypatch.setattr(cached_file, "will_need", lambda path, start, size: asked.append(size))
     one = stream(store)
     whole = take(one, 12).split(64)

@@ -11,6 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hsae_hub.architectures import TrainStep, build
+from hsae_hub.ops.kernels import has_numba
 from hsae_hub.recipes import TrainSection
 from hsae_hub.training.cost import LiveBytes
 from hsae_hub.training.optim import adam
@@ -46,6 +47,7 @@ def test_two_steps_of_a_large_hsae_stay_below_three_times_its_weights_and_moment
     assert 0 < step < weights  # a dense gradient alone would take as much
 
 
+@pytest.mark.skipif(not has_numba(), reason="compiled kernels are for that")
 def test_a_step_of_an_hsae_takes_little_beside_its_weights_and_moments() -> None:
     """An eighth of Gemma-2-2B's width, of 16,384 parents and of 1024 tokens: shares are what they are there."""
     shape = {"d_in": 288, "n_parents": 2048, "n_children": 16, "d_subspace": 8, "k": 4}

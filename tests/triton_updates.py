@@ -120,7 +120,7 @@ def test_nothing_was_used() -> None:
 def test_training_steps_of_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"d_in": 24, "n_parents": 4, "n_children": 3, "d_subspace": 2, "k": 2}
     config = {"architecture": "hsae", **shape, "lambda_ortho": 0.0, "l1_over": "active"}
-    section = TrainSection(steps=2, batch_size=5, lr=0.01, warmup_steps=0)
+    section = TrainSection(steps=2, batch_size=5, lr=0.01, warmup_steps=0, adam="dense")
     monkeypatch.setattr(cuda, "top_k", plain.top_k)  # its interpretation takes longest
     found = []
     for device in ("cpu", DEVICE):

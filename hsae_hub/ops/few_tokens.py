@@ -66,6 +66,8 @@ class FewTokens:
         centre: Float[Tensor, " d_in"] | None = None,
     ) -> tuple[Float[Tensor, "batch k"], Int64[Tensor, "batch k"]] | None:
         """The `k` largest of `(x - centre) W + bias`, and where they are; None where that has to be computed whole."""
+        if W.requires_grad:  # it may learn now, by steps that its version does not count
+            self.forget()
         if not self._suits(x, W, k):
             return None
         columns = self._of(W)

@@ -140,6 +140,7 @@ class RowAdam(torch.optim.Adam):
                     normalize_rows_(p)
                 if table.deferred and "clock" in self.state[p]:
                     self._clock(table).fill_(int(self.state[p]["step"]))
+            increment_version(p)  # kernels, torch's fused Adam among them, do not count
 
     def _update_(self, table: _Table, uses: Uses) -> None:
         p = table.parameter
@@ -159,7 +160,6 @@ class RowAdam(torch.optim.Adam):
             update.adam_blocks_(blocks, uses, adam, unit=table.unit, only_used=table.deferred)
         if clock is not None:
             clock[uses.blocks] = int(state["step"])
-        increment_version(p)  # the kernels write past torch
 
     @torch.no_grad()
     def _catch_up(self, table: _Table, blocks: Tensor | None) -> None:
