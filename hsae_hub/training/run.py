@@ -51,6 +51,7 @@ from hsae_hub.training.folder import (
     write_environment,
 )
 from hsae_hub.training.loggers import Write, check_loggers, open_loggers
+from hsae_hub.training.memory import kept_memory
 from hsae_hub.training.sharding import gather_
 from hsae_hub.training.stats import latent_tables
 from hsae_hub.training.trainer import Trainer
@@ -128,6 +129,8 @@ def train(
             stop.at_once = lambda number: run.interrupted(number, "before its first step")
             trainer, resumed_from = run.prepare(stack, own, shard)
             stop.at_once = None
+            if trainer.stream.device.type == "cpu":
+                stack.enter_context(kept_memory())
             run.loop(trainer, stop)
             stop.at_once = lambda number: run.interrupted(number, "after its last step")
             run.finish(trainer)

@@ -15,6 +15,7 @@ import torch
 from harness import Findings, Scale, Way, interleaved, run_part
 from harness.training import FREE, flat, trainer, tree
 
+from hsae_hub.training.memory import kept_memory
 from hsae_hub.training.trainer import Trainer
 
 
@@ -42,6 +43,7 @@ def without_onednn(work: Way) -> Way:
     return run
 
 
+@kept_memory()  # as while `hsae train` runs
 def measure(found: Findings, scale: Scale) -> None:
     """The flat one in three ways; then the flat one and the tree in bfloat16."""
     d, n, k, batch = scale.sizes()

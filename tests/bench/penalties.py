@@ -16,6 +16,8 @@ from typing import Any
 from harness import Findings, Scale, interleaved, repeated, run_part
 from harness.training import flat, trainer, tree
 
+from hsae_hub.training.memory import kept_memory
+
 PENALTIES: dict[str, dict[str, Any]] = {
     "exact": {},
     "rounded": {"ortho": "bf16"},
@@ -24,6 +26,7 @@ PENALTIES: dict[str, dict[str, Any]] = {
 BARS = {"exact": 4.0, "cheap": 1.6}
 
 
+@kept_memory()  # as while `hsae train` runs
 def measure(found: Findings, scale: Scale) -> None:
     """One after the other, for each takes several GB."""
     d, n, k, batch = scale.sizes()

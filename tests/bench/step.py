@@ -25,6 +25,7 @@ from harness.peers import PEERS, Peer, peer_versions
 from harness.training import FREE, flat, trainer, tree
 from safetensors.torch import save_file
 
+from hsae_hub.training.memory import kept_memory
 from hsae_hub.training.trainer import Trainer
 
 BARS = {
@@ -56,6 +57,7 @@ def started(ours: Trainer, folder: Path, k: int, stack: ExitStack) -> dict[str, 
     return {name: peer.step for name, peer in peers.items()}
 
 
+@kept_memory()  # as while `hsae train` runs
 def measure(found: Findings, scale: Scale) -> None:
     """The flat one, the tree and the peers in turn; then the flat one and the other architectures."""
     d, n, k, batch = scale.sizes()
