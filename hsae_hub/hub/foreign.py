@@ -44,14 +44,13 @@ def refuse_foreign(place: Place, ref: Ref, commit: str, ours: Mapping[str, Entry
     folders = _folders(ref, tree)
     if not folders:
         return
-    name = f"{ref.repo}@{ref.revision}" if ref.revision else str(ref.repo)
     titles = ", ".join(sorted({each.title for each in folders.values()}))
     near = nearest(ref.subfolder or "", list(folders))
     raise NotFoundError(
-        f"no SAE {f'in {ref.subfolder}/' if ref.subfolder else 'at the root'} of {name}{near}",
+        f"no SAE {f'in {ref.subfolder}/' if ref.subfolder else 'at the root'} of {ref.at}{near}",
         why=f"it has {len(folders)} of {titles} in folders of their own",
         fix="\n".join(
-            f"hsae import {name}:{folder} DIR" + " --allow-pickle" * each.pickled
+            f"hsae import {ref.at}:{folder} DIR" + " --allow-pickle" * each.pickled
             for folder, each in list(folders.items())[:_SHOWN]
         ),
     )

@@ -98,11 +98,10 @@ def no_sae(ref: Ref, tree: dict[str, Entry]) -> NotFoundError:
     )
     where = f"in {ref.subfolder}/" if ref.subfolder else "at the root"
     others = [folder for folder in folders if folder != "."]
-    name = f"{ref.repo}@{ref.revision}" if ref.revision else str(ref.repo)
     return NotFoundError(
-        f"no {CONFIG} {where} of {name}{nearest(ref.subfolder or '', others)}",
+        f"no {CONFIG} {where} of {ref.at}{nearest(ref.subfolder or '', others)}",
         why=f"it has SAEs in: {', '.join(others)}" if others else "it holds no SAE of this package",
-        fix="\n".join(f"hsae pull {name}:{folder}" for folder in others[:3]),
+        fix="\n".join(f"hsae pull {ref.at}:{folder}" for folder in others[:3]),
     )
 
 

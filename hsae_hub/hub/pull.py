@@ -84,7 +84,7 @@ def plan_pull(place: Place, ref: Ref, *, features: bool = False) -> PullPlan:
     return PullPlan(
         repo,
         located.commit,
-        snapshot / ref.subfolder if ref.subfolder else snapshot,
+        snapshot / (ref.subfolder or ""),
         tuple(sorted(wanted)),
         sum(entry.size for entry in wanted.values()),
         tuple(entry.path for entry in missing),
@@ -166,8 +166,7 @@ def check_collection(ref: Ref, tree: dict[str, Entry], fetched: Fetched) -> None
     if CONFIG in tree:
         manifest = read_manifest(fetched.get(tree[CONFIG], counted=False).parent)
         if manifest is not None:
-            at = f"{ref.repo}@{ref.revision}" if ref.revision else str(ref.repo)
-            check_manifest(manifest, ref.subfolder, tree, at)
+            check_manifest(manifest, ref.subfolder, tree, ref.at)
 
 
 def wanted_files(
@@ -188,7 +187,7 @@ def wanted_files(
         raise no_sae(ref, tree)
     if ref.subfolder or WEIGHTS not in tree:
         check_collection(ref, tree, fetched)
-    prefix = f"{ref.subfolder}/" if ref.subfolder else ""
+    prefix = ref.path("")
     wanted = {
         path: entry
         for path, entry in tree.items()

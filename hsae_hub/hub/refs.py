@@ -119,11 +119,15 @@ class Ref(NamedTuple):
                 raise UsageError(f"{subfolder!r} in {written!r} cannot be a subfolder", fix=EXAMPLE)
         return cls(repo, revision, subfolder)
 
+    @property
+    def at(self) -> str:
+        """The whole repository that it is in: `org/name[@revision]`."""
+        return f"{self.repo}@{self.revision}" if self.revision else str(self.repo)
+
     def __str__(self) -> str:
         if self.repo is None:
             return str(self.folder)
-        revision = f"@{self.revision}" if self.revision else ""
-        return self.repo + revision + (f":{self.subfolder}" if self.subfolder else "")
+        return f"{self.at}:{self.subfolder}" if self.subfolder else self.at
 
     def path(self, name: str) -> str:
         """Path inside the repository of a file of this SAE."""

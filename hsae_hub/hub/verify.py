@@ -76,7 +76,7 @@ def verify(
             checks.append(_tried(name, partial(check_sae, snapshot, at, tree, ref)))
     if all(check.passed for check in checks):
         checks.append(_values([snapshot / f for f in folders]))
-    folder = snapshot / ref.subfolder if ref.subfolder else snapshot
+    folder = snapshot / (ref.subfolder or "")
     return _with_report(str(ref), commit, folder, checks, report)
 
 
