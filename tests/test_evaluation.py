@@ -9,11 +9,18 @@ import pytest
 import torch
 
 from hsae_hub.architectures import SAE, TreeShape, build
-from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig, read_artifact, save_sae
+from hsae_hub.artifact import (
+    CORE_REPORT,
+    HookpointConfig,
+    ModelConfig,
+    TokensConfig,
+    read_artifact,
+    save_sae,
+)
 from hsae_hub.attach import Losses, SpliceReport
 from hsae_hub.attach.losses import Reconstruction
 from hsae_hub.errors import UsageError
-from hsae_hub.evaluation import CORE_FILE, Bench, CoreReport, evaluate, measure_core
+from hsae_hub.evaluation import Bench, CoreReport, evaluate, measure_core
 from hsae_hub.evaluation.core import as_data
 from hsae_hub.evaluation.sums import ActivationSums, CoreSums, SAESums
 from hsae_hub.models import load_language_model
@@ -78,7 +85,7 @@ def test_a_baseline_is_measured_on_the_same_contexts(tmp_path: Path) -> None:
     assert report.saes["sae"]["ce_clean"] == report.saes["baseline"]["ce_clean"]
     assert "l0_parents" not in report.saes["baseline"]
     path = report.save(tmp_path)
-    assert path == tmp_path / CORE_FILE
+    assert path == tmp_path / CORE_REPORT
     written = json.loads(path.read_text())
     assert written["schema"] == "hsae.eval.core/1" and written["command"] == "hsae eval x"
     assert set(written["saes"]) == {"sae", "baseline"}

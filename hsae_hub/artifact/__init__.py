@@ -14,6 +14,8 @@ from hsae_hub.artifact.config import TrainingConfig as TrainingConfig
 from hsae_hub.artifact.config import VocabularyConfig as VocabularyConfig
 from hsae_hub.artifact.config import config_schema as config_schema
 from hsae_hub.artifact.files import CONFIG as CONFIG
+from hsae_hub.artifact.files import CORE_REPORT as CORE_REPORT
+from hsae_hub.artifact.files import REPORTS as REPORTS
 from hsae_hub.artifact.files import STATS as STATS
 from hsae_hub.artifact.files import WEIGHTS as WEIGHTS
 from hsae_hub.artifact.files import LatentTable as LatentTable
@@ -23,7 +25,6 @@ from hsae_hub.artifact.files import folder_atomic as folder_atomic
 from hsae_hub.artifact.files import save_sae as save_sae
 from hsae_hub.artifact.files import sha256_file as sha256_file
 from hsae_hub.artifact.files import write_atomic as write_atomic
-from hsae_hub.artifact.reading import CORE_REPORT as CORE_REPORT
 from hsae_hub.artifact.reading import Artifact as Artifact
 from hsae_hub.artifact.reading import ArtifactInfo as ArtifactInfo
 from hsae_hub.artifact.reading import check_files as check_files

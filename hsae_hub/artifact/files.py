@@ -36,6 +36,10 @@ os.umask(_UMASK)
 CONFIG = "config.json"
 WEIGHTS = "sae.safetensors"
 STATS = "stats.safetensors"
+REPORTS = "eval"
+"""Folder of what was measured."""
+CORE_REPORT = f"{REPORTS}/core.json"
+"""Reconstruction and loss, which every card has."""
 
 
 class LatentTable(NamedTuple):

@@ -11,7 +11,15 @@ import torch
 from hsae_hub.architectures import SAE, architecture
 from hsae_hub.artifact.collection import Manifest, is_manifest, manifest_from_data
 from hsae_hub.artifact.config import ArtifactConfig, config_from_data
-from hsae_hub.artifact.files import CONFIG, STATS, WEIGHTS, LatentTable, check_finite, sha256_file
+from hsae_hub.artifact.files import (
+    CONFIG,
+    CORE_REPORT,
+    STATS,
+    WEIGHTS,
+    LatentTable,
+    check_finite,
+    sha256_file,
+)
 from hsae_hub.artifact.migrations import migrate
 from hsae_hub.artifact.stored import StoredWeights
 from hsae_hub.artifact.tensors import is_aligned
@@ -21,8 +29,6 @@ CONFIG_LIMIT = 1 << 20
 """Largest `config.json` that is read, in bytes."""
 HEADER_LIMIT = 1 << 24
 """Largest safetensors header that is read, in bytes."""
-CORE_REPORT = "eval/core.json"
-"""Where `hsae eval` keeps what it measured."""
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 

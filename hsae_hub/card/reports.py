@@ -9,9 +9,6 @@ from typing import Any, NamedTuple
 
 from hsae_hub.errors import CorruptError
 
-FOLDER = "eval"
-CORE = f"{FOLDER}/core.json"
-"""Where the numbers lie that every card has."""
 _LARGEST = 10_000_000  # bytes
 _MOST = 200  # numbers of one report in a card
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, read_config
+from hsae_hub.artifact import CONFIG, REPORTS, WEIGHTS, ArtifactConfig, read_config
 from hsae_hub.assets import EMBEDDED_MODEL
 from hsae_hub.card.check import CARD
-from hsae_hub.card.reports import FOLDER, Report, alone, dict_of, parse_report, read_json
+from hsae_hub.card.reports import Report, alone, dict_of, parse_report, read_json
 from hsae_hub.errors import CorruptError
 
 GALLERY = "features/gallery.json"
@@ -75,7 +75,7 @@ class Run:
     def report_files(self) -> dict[str, bytes]:
         """The reports of the run that are about this SAE, as files of its own folder."""
         return {
-            f"{FOLDER}/{name}.json": (
+            f"{REPORTS}/{name}.json": (
                 json.dumps(data, indent=2, ensure_ascii=False) + "\n"
             ).encode()
             for name, data in self._reports().items()
@@ -84,7 +84,7 @@ class Run:
     def _reports(self) -> dict[str, dict[str, Any]]:
         sha256 = self.config.files[WEIGHTS].sha256
         found = {}
-        for path in sorted((self.home / FOLDER).glob("*.json")):
+        for path in sorted((self.home / REPORTS).glob("*.json")):
             if data := alone(read_json(path), self.name, sha256):
                 found[path.stem] = data
         return found

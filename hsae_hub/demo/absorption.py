@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from hsae_hub.artifact import REPORTS
 from hsae_hub.demo import snippets
 from hsae_hub.demo.desk import Desk, page_html, told
 from hsae_hub.demo.exhibit import Exhibit
@@ -50,7 +51,7 @@ def page(exhibit: Exhibit) -> str:
     Raises:
         CorruptError: the report cannot be read.
     """
-    path = exhibit.folder / "eval" / "absorption.json"
+    path = exhibit.folder / REPORTS / "absorption.json"
     if not path.is_file():
         note = "It was not measured. The command under “Do this from code” measures it."
         return f'<div class="hs-page"><section class="hs-pane"><p>{note}</p></section></div>'

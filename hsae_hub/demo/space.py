@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 import hsae_hub
-from hsae_hub.artifact import CONFIG, read_config
+from hsae_hub.artifact import CONFIG, REPORTS, read_config
 from hsae_hub.assets import TINY, assets
 from hsae_hub.errors import ConflictError, HSAEError, NotFoundError
 from hsae_hub.hub import Hub, Ref
@@ -104,7 +104,7 @@ def _copy_package(out: Path) -> None:
 def _copy_sae(folder: Path, out: Path, baseline: str | None) -> None:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        known = len(inside.parts) == 1 or inside.parts[0] in ("eval", "features", baseline)
+        known = len(inside.parts) == 1 or inside.parts[0] in (REPORTS, "features", baseline)
         if known and path.is_file() and path.suffix in _KEPT:
             target = out / inside
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from hsae_hub.evaluation.absorption import measure_absorption as measure_absorption
 from hsae_hub.evaluation.bench import Bench as Bench
-from hsae_hub.evaluation.core import CORE_FILE as CORE_FILE
 from hsae_hub.evaluation.core import CoreReport as CoreReport
 from hsae_hub.evaluation.core import evaluate as evaluate
 from hsae_hub.evaluation.core import measure_core as measure_core

@@ -18,7 +18,7 @@ from hsae_hub.attach import Attached, SpliceReport, splice_losses
 from hsae_hub.evaluation.bench import Bench, OnProgress
 from hsae_hub.evaluation.bootstrap import of_sums
 from hsae_hub.evaluation.parts import digest_of, weights_sha256
-from hsae_hub.evaluation.report import FOLDER, Measured, Report, Result
+from hsae_hub.evaluation.report import Measured, Report, Result
 from hsae_hub.evaluation.rows import measure_rows
 from hsae_hub.evaluation.sums import (
     ACTIVE,
@@ -30,8 +30,6 @@ from hsae_hub.evaluation.sums import (
 from hsae_hub.models import LanguageModel
 from hsae_hub.recipes import DataConfig, DataSource, VocabularySection
 
-CORE_FILE = f"{FOLDER}/core.json"
-"""Where a run folder keeps its report."""
 _REPORTED = 16_384  # activations that an architecture's own report is about, at most: it takes them all at once
 _NATS = ("ce_clean", "ce_spliced", "ce_zero", "ce_mean", "kl", "kl_zero")
 _UNITS = {

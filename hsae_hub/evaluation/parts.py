@@ -12,8 +12,8 @@ import torch
 
 from hsae_hub import __version__
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import WEIGHTS, write_atomic
-from hsae_hub.evaluation.report import FOLDER, Measured
+from hsae_hub.artifact import REPORTS, WEIGHTS, write_atomic
+from hsae_hub.evaluation.report import Measured
 from hsae_hub.models import LanguageModel, tokenizer_sha256
 
 _SAMPLED = 64  # numbers of each of a language model's weights
@@ -23,7 +23,7 @@ class Parts:
     """Where finished parts lie; without a folder nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = None if folder is None else folder / FOLDER / "parts"
+        self._folder = None if folder is None else folder / REPORTS / "parts"
 
     def find(self, key: dict[str, Any]) -> Measured | None:
         """What was measured under this key."""

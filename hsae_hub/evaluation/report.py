@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hsae_hub.artifact import write_atomic
-
-FOLDER = "eval"
-"""Where a run folder keeps its reports."""
+from hsae_hub.artifact import REPORTS, write_atomic
 
 
 class Result(BaseModel):
@@ -89,7 +86,7 @@ class Report(BaseModel):
 
     def save(self, folder: Path) -> Path:
         """Writes the report where the card of a run folder finds it."""
-        path = folder / FOLDER / f"{self.name}.json"
+        path = folder / REPORTS / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, self.model_dump_json(indent=2, by_alias=True) + "\n")
         return path

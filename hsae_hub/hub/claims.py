@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hsae_hub.artifact import WEIGHTS, ArtifactConfig, read_config
-from hsae_hub.evaluation import CORE_FILE, CoreReport
+from hsae_hub.artifact import CORE_REPORT, WEIGHTS, ArtifactConfig, read_config
+from hsae_hub.evaluation import CoreReport
 from hsae_hub.hub.places import Check
 
 _LARGEST_REPORT = 1 << 20  # bytes
@@ -45,7 +45,7 @@ def compare(folder: Path, report: CoreReport | None) -> tuple[list[Check], list[
 
 def read_claim(folder: Path) -> CoreReport | None:
     """The report of an evaluation that came with an SAE."""
-    path = folder / CORE_FILE
+    path = folder / CORE_REPORT
     try:
         if path.stat().st_size <= _LARGEST_REPORT:
             return CoreReport.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -57,14 +57,14 @@ def read_claim(folder: Path) -> CoreReport | None:
 def _about(config: ArtifactConfig, claim: CoreReport | None) -> Check:
     """Whether the report is about these weights."""
     if claim is None:
-        return Check("report", None, f"no {CORE_FILE} that can be read")
+        return Check("report", None, f"no {CORE_REPORT} that can be read")
     named, own = claim.weights.get("sae", ""), config.files[WEIGHTS].sha256
     if named == own:
         return Check("report", True, f"{claim.tokens:,} tokens of {'; '.join(claim.data)}")
     return Check(
         "report",
         False,
-        f"{CORE_FILE} is about weights with sha256 {named[:12]}…, these have {own[:12]}…",
+        f"{CORE_REPORT} is about weights with sha256 {named[:12]}…, these have {own[:12]}…",
     )
 
 

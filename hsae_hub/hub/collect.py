@@ -11,6 +11,7 @@ from typing import NamedTuple
 from hsae_hub.artifact import (
     CONFIG,
     NAME,
+    REPORTS,
     STATS,
     WEIGHTS,
     Member,
@@ -183,7 +184,7 @@ def _files_of(folder: Path) -> dict[str, Content]:
     config = read_config(folder)
     home, _ = home_of(folder)
     names = {*_OF_SAE, *config.files}
-    names |= {f"eval/{path.name}" for path in (folder / "eval").glob("*.json")}
+    names |= {f"{REPORTS}/{path.name}" for path in (folder / REPORTS).glob("*.json")}
     names |= {f"{FEATURES}/{name}" for name in (INDEX, *INDEX_TABLES)}
     if config.baseline is not None and (folder / config.baseline / CONFIG).is_file():
         baseline = read_config(folder / config.baseline)

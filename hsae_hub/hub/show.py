@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsae_hub.artifact import CONFIG, WEIGHTS, ArtifactConfig, Manifest, read_config, read_manifest
+from hsae_hub.artifact import (
+    CONFIG,
+    CORE_REPORT,
+    WEIGHTS,
+    ArtifactConfig,
+    Manifest,
+    read_config,
+    read_manifest,
+)
 from hsae_hub.card import CARD
 from hsae_hub.errors import CorruptError, NotFoundError
 from hsae_hub.hub.fetching import Fetched
@@ -17,7 +25,6 @@ from hsae_hub.hub.places import Entry, Place, Tensor
 from hsae_hub.hub.pull import check_collection
 from hsae_hub.hub.refs import Ref
 
-CORE = "eval/core.json"
 _SMALL = 1 << 16  # bytes; larger texts are not fetched for a look
 
 
@@ -66,7 +73,7 @@ def show_folder(folder: Path) -> Shown:
     with weights.open("rb") as file:
         tensors = read_header(file, str(weights)).tensors
     files = [Entry(name, info.size, sha256=info.sha256) for name, info in config.files.items()]
-    core, card = _json(folder / CORE), _text(folder / CARD)
+    core, card = _json(folder / CORE_REPORT), _text(folder / CARD)
     return Shown(str(folder), None, folder, config, tensors, core, card, files)
 
 
@@ -92,7 +99,7 @@ def show(place: Place, ref: Ref) -> Shown | ShownCollection:
     if own.size > _SMALL and ref.path(WEIGHTS) in tree:  # else it may be that of a collection
         raise CorruptError(f"{own.path} of {ref} has {own.size} bytes, expected at most {_SMALL}")
     fetched = Fetched(place, repo, commit)
-    for name in (CONFIG, CORE, CARD):
+    for name in (CONFIG, CORE_REPORT, CARD):
         entry = tree.get(ref.path(name))
         if entry is not None and entry.size <= _SMALL:
             fetched.get(entry)
@@ -112,7 +119,7 @@ def show(place: Place, ref: Ref) -> Shown | ShownCollection:
             tensors = read_header(file, f"{WEIGHTS} of {ref}").tensors
     else:
         tensors = place.tensors(repo, commit, weights)
-    core, card = _json(folder / CORE), _text(folder / CARD)
+    core, card = _json(folder / CORE_REPORT), _text(folder / CARD)
     return Shown(str(ref), commit, folder if is_here else None, config, tensors, core, card, files)
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hsae_hub.artifact import WEIGHTS
+from hsae_hub.artifact import CORE_REPORT, WEIGHTS
 from hsae_hub.errors import InterruptedRun, UsageError
 from hsae_hub.evaluation import CoreReport, evaluate
-from hsae_hub.evaluation.core import CORE_FILE
 from hsae_hub.recipes import LoadedRecipe, Recipe, dump_recipe, load_recipe
 from hsae_hub.suites.schema import LoadedSuite, Row, Suite
 from hsae_hub.suites.summary import Results, summarise
@@ -133,7 +132,7 @@ def _measured(
 ) -> CoreReport:
     saes = {"sae": result.sae, **result.beside}
     weights = {name: sae.info.config.files[WEIGHTS].sha256 for name, sae in saes.items()}
-    path = folder / CORE_FILE
+    path = folder / CORE_REPORT
     if path.is_file():
         before = CoreReport.model_validate_json(path.read_text(encoding="utf-8"))
         if before.weights == weights:
