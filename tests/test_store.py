@@ -120,7 +120,7 @@ def claim_terabytes(store):
         (lambda store: edit(store, lambda d: d.update(extra=7)), "extra: unknown key"),
         (lambda store: edit(store, lambda d: d["plan"].update(dtype="int8")), r"plan\.dtype"),
         (lambda store: (store / "store.json").write_text("{"), "is not JSON"),
-        (lambda store: (store / "store.json").write_text("[]"), "format_version None"),
+        (lambda store: (store / "store.json").write_text("[]"), "holds a list, expected an object"),
     ],
 )
 def test_what_cannot_be_a_store_is_refused_before_memory_is_taken(

@@ -21,7 +21,7 @@ from pydantic import (
 
 from hsae_hub import __version__
 from hsae_hub.activations.batches import Origin
-from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig, sha256_file
+from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig, read_object, sha256_file
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 from hsae_hub.models import Hookpoint
 from hsae_hub.problems import key_paths, problems_of
@@ -218,13 +218,8 @@ def read_store(folder: Path) -> StoreConfig:
             why="its harvest was stopped before its end" if begun else f"there is no {STORE} in it",
             fix="the same `hsae cache make` again goes on" * begun or "hsae cache make -h",
         )
-    if path.stat().st_size > _LARGEST:
-        raise CorruptError(f"{path} has {path.stat().st_size} bytes, expected at most {_LARGEST}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptError(f"{path} is not JSON: {error}") from None
-    version = data.get("format_version") if isinstance(data, dict) else None
+    data = read_object(path, _LARGEST)
+    version = data.get("format_version")
     if version != FORMAT_VERSION:
         raise CorruptError(
             f"{path} has format_version {version}; this hsae-hub reads {FORMAT_VERSION}",

@@ -32,3 +32,4 @@ from hsae_hub.artifact.reading import check_header as check_header
 from hsae_hub.artifact.reading import read_artifact as read_artifact
 from hsae_hub.artifact.reading import read_config as read_config
 from hsae_hub.artifact.reading import read_manifest as read_manifest
+from hsae_hub.artifact.reading import read_object as read_object

@@ -59,7 +59,7 @@ def read_config(folder: Path) -> ArtifactConfig:
         CorruptError: it is not JSON, or not of a format that this release reads.
     """
     path = folder / CONFIG
-    data = _read_object(path)
+    data = _config_data(path)
     if is_manifest(data):
         names = list(manifest_from_data(data, str(path)).saes)
         raise NotFoundError(
@@ -78,15 +78,24 @@ def read_manifest(folder: Path) -> Manifest | None:
         CorruptError: it is not JSON, or not of a format that this release reads.
     """
     path = folder / CONFIG
-    data = _read_object(path)
+    data = _config_data(path)
     return manifest_from_data(data, str(path)) if is_manifest(data) else None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _config_data(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(f"no {CONFIG} in {path.parent}", why="it is not a saved SAE")
-    if path.stat().st_size > CONFIG_LIMIT:
-        raise CorruptError(f"{path} has {path.stat().st_size} bytes, expected at most 1 MiB")
+    return read_object(path)
+
+
+def read_object(path: Path, most: int = CONFIG_LIMIT) -> dict[str, Any]:
+    """The object in a JSON file of at most so many bytes.
+
+    Raises:
+        CorruptError: it is too large, not JSON, or no object.
+    """
+    if (size := path.stat().st_size) > most:
+        raise CorruptError(f"{path} has {size} bytes, expected at most {most >> 20} MiB")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

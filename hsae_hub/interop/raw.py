@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hsae_hub.artifact import read_object
 from hsae_hub.artifact.files import check_finite
-from hsae_hub.artifact.reading import CONFIG_LIMIT
 from hsae_hub.errors import CorruptError, NotFoundError
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -44,15 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CorruptError: it is too large, not JSON, or no object.
     """
     _check_there(path)
-    if path.stat().st_size > CONFIG_LIMIT:
-        raise CorruptError(f"{path} has {path.stat().st_size} bytes, expected at most 1 MiB")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise CorruptError(f"{path} holds a {type(data).__name__}, expected an object")
-    return data
+    return read_object(path)
 
 
 def text_of(data: Mapping[str, Any], key: str) -> str | None:
