@@ -98,10 +98,10 @@ def is_transient(error: BaseException) -> bool:
 
 
 class Patience:
-    """Tries again what failed for a passing reason, until its time is used up; None stands for `WAIT_LIMIT`."""
+    """Tries again what failed for a passing reason, until `WAIT_LIMIT` is used up."""
 
-    def __init__(self, seconds: float | None = None) -> None:
-        self.left = WAIT_LIMIT if seconds is None else seconds
+    def __init__(self) -> None:
+        self.left = WAIT_LIMIT
 
     def call(self, attempt: Callable[[], T], moved: Callable[[], bool] = lambda: False) -> T:
         """Result of `attempt`, which must be safe to repeat; its last exception when it keeps failing.

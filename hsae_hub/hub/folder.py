@@ -113,8 +113,7 @@ class FolderHub:
         return target
 
     def tensors(self, repo: str, commit: str, entry: Entry) -> list[Tensor]:
-        with self._object(repo, entry).open("rb") as file:
-            return read_header(file, f"{entry.path} of {repo}").tensors
+        return read_header(self._object(repo, entry), f"{entry.path} of {repo}").tensors
 
     def is_private(self, repo: str) -> bool:
         data = _read_json(self._repo(repo) / "repo.json")
@@ -217,7 +216,7 @@ class FolderHub:
         bases = models if isinstance(models, list) else [models] if models else []
         return tuple(map(str, [*listed, *(f"base_model:{model}" for model in bases)]))
 
-    def url(self, repo: str, commit: str | None = None) -> str:
+    def url(self, repo: str) -> str:
         return str(self.root / repo)
 
     def _repo(self, repo: str) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from hsae_hub.errors import CorruptError
 from hsae_hub.hub.places import Tensor
@@ -23,14 +24,16 @@ class Header(NamedTuple):
     tensors: list[Tensor]
 
 
-def read_header(file: BinaryIO, where: str) -> Header:
-    """Reads the header of an open file; `where` names it in errors.
+def read_header(path: Path, where: str) -> Header:
+    """Reads the header of a file on this machine; `where` names it in errors.
 
     Raises:
         CorruptError: it is none.
     """
-    length = int.from_bytes(file.read(8), "little")
-    return _parsed(file.read(length) if 2 <= length <= LIMIT else b"", where)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if 2 <= length <= LIMIT else b""
+    return _parsed(text, where)
 
 
 def read_remote_header(read: Callable[[int, int], bytes], size: int, where: str) -> Header:

@@ -221,6 +221,11 @@ class Hub:
         return list_hub(place.repos(Search(query, model, layer), limit), place.cache)
 
 
+def place_of(hub: Hub | str | Path | None) -> Place:
+    """What answers at a hub that is given, or at the address of one."""
+    return (hub if isinstance(hub, Hub) else Hub(hub)).place()
+
+
 def _on_hub(ref: str, what: str) -> Ref:
     parsed = Ref.parse(ref)
     if parsed.folder is not None:

@@ -229,8 +229,8 @@ class HuggingFace:
 
         return self._ask("SAEs", None, ask)
 
-    def url(self, repo: str, commit: str | None = None) -> str:
-        return f"{self.name}/{repo}" + (f"/tree/{commit}" if commit else "")
+    def url(self, repo: str) -> str:
+        return f"{self.name}/{repo}"
 
     def _ask(
         self, repo: str, revision: str | None, attempt: Callable[[], T], path: str = "a file"

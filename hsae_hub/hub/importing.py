@@ -10,13 +10,12 @@ from hsae_hub.artifact import CONFIG, WEIGHTS
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 from hsae_hub.hub.fetching import OnProgress, fetch_checked
 from hsae_hub.hub.foreign import ForeignSAE, as_foreign, refuse_foreign
-from hsae_hub.hub.hub import Hub
+from hsae_hub.hub.hub import Hub, place_of
 from hsae_hub.hub.locate import locate, no_sae
 from hsae_hub.hub.places import Place
+from hsae_hub.hub.pull import MOST_FILES
 from hsae_hub.hub.refs import Ref
 from hsae_hub.interop import Imported, check_pickle, read_foreign
-
-_MOST_FILES = 1000
 
 
 def is_ours(folder: Path) -> bool:
@@ -49,7 +48,7 @@ def import_sae(
         if format is None and is_ours(parsed.folder):
             raise _ours(str(ref))
         return read_foreign(parsed.folder, ref=str(ref), allow_pickle=allow_pickle, named=format)
-    place = (hub if isinstance(hub, Hub) else Hub(hub)).place()
+    place = place_of(hub)
     commit, tree, error = locate(place, parsed)
     if error is not None:
         raise error
@@ -90,8 +89,8 @@ def fetch_foreign(
             f"{ref} holds {len(found.files)} files, each an SAE of {found.format.title}",
             fix=f"hsae import {repo}:{found.files[0].path} DIR --allow-pickle",
         )
-    if len(found.files) > _MOST_FILES:
-        raise CorruptError(f"{ref} has {len(found.files):,} files, expected at most {_MOST_FILES}")
+    if len(found.files) > MOST_FILES:
+        raise CorruptError(f"{ref} has {len(found.files):,} files, expected at most {MOST_FILES}")
     done, total = 0, sum(entry.size for entry in found.files)
     for entry in sorted(found.files, key=lambda entry: (entry.size, entry.path)):
         fetch_checked(place, repo, found.commit, entry)

@@ -12,7 +12,7 @@ from hsae_hub.artifact import read_artifact
 from hsae_hub.features import FeatureIndex
 from hsae_hub.hub.fetching import OnProgress
 from hsae_hub.hub.foreign import ForeignSAE
-from hsae_hub.hub.hub import Hub
+from hsae_hub.hub.hub import Hub, place_of
 from hsae_hub.hub.importing import fetch_foreign, is_ours
 from hsae_hub.hub.pull import pull
 from hsae_hub.hub.refs import Ref
@@ -50,7 +50,7 @@ def load(
     parsed = Ref.parse(ref)
     if parsed.folder is not None:
         return _from_folder(parsed.folder, str(ref), device, dtype, lazy, allow_pickle)
-    place = (hub if isinstance(hub, Hub) else Hub(hub)).place()
+    place = place_of(hub)
     try:
         pulled = pull(place, parsed, only_sae=True, on_progress=on_progress)
     except ForeignSAE as found:
@@ -85,7 +85,7 @@ def load_features(
     parsed = Ref.parse(ref)
     if parsed.folder is not None:
         return FeatureIndex.open(parsed.folder)
-    place = (hub if isinstance(hub, Hub) else Hub(hub)).place()
+    place = place_of(hub)
     return FeatureIndex.open(
         pull(place, parsed, only_sae=True, features=True, on_progress=on_progress).folder
     )

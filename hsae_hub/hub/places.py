@@ -232,6 +232,6 @@ class Place(Protocol):
         """The repositories of SAEs that fit, newest first, at most `limit`."""
         ...
 
-    def url(self, repo: str, commit: str | None = None) -> str:
+    def url(self, repo: str) -> str:
         """Where a person finds a repository."""
         ...

@@ -261,10 +261,8 @@ def check_sae(snapshot: Path, folder: PurePosixPath, tree: dict[str, Entry], ref
             raise CorruptError(
                 f"{folder / name} of {ref.repo} does not have the sha256 of {CONFIG}"
             )
-    weights = snapshot / folder / WEIGHTS
-    with weights.open("rb") as file:
-        header = read_header(file, f"{folder / WEIGHTS} of {ref.repo}")
-    check_header(header.text, config, f"{folder / WEIGHTS} of {ref.repo}")
+    where = f"{folder / WEIGHTS} of {ref.repo}"
+    check_header(read_header(snapshot / folder / WEIGHTS, where).text, config, where)
 
 
 def _remember(place: Place, ref: Ref, commit: str, tree: dict[str, Entry]) -> None:

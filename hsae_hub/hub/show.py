@@ -70,8 +70,7 @@ def show_folder(folder: Path) -> Shown:
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise NotFoundError(f"{weights} is missing")
-    with weights.open("rb") as file:
-        tensors = read_header(file, str(weights)).tensors
+    tensors = read_header(weights, str(weights)).tensors
     files = [Entry(name, info.size, sha256=info.sha256) for name, info in config.files.items()]
     core, card = _json(folder / CORE_REPORT), _text(folder / CARD)
     return Shown(str(folder), None, folder, config, tensors, core, card, files)
@@ -115,8 +114,7 @@ def show(place: Place, ref: Ref) -> Shown | ShownCollection:
         raise NotFoundError(f"{ref.path(WEIGHTS)} of {ref} is missing on {place.name}")
     is_here = all((folder / name).is_file() for name in config.files)
     if is_here:
-        with (folder / WEIGHTS).open("rb") as file:
-            tensors = read_header(file, f"{WEIGHTS} of {ref}").tensors
+        tensors = read_header(folder / WEIGHTS, f"{WEIGHTS} of {ref}").tensors
     else:
         tensors = place.tensors(repo, commit, weights)
     core, card = _json(folder / CORE_REPORT), _text(folder / CARD)
