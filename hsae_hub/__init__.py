@@ -3,8 +3,9 @@
 The public names are those in `__all__`; each is loaded when it is first asked for.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hsae_hub.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -75,12 +76,7 @@ if TYPE_CHECKING:
     from hsae_hub.training import train
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'hsae_hub' has no attribute {name!r}")
-    value = getattr(import_module(f"hsae_hub.{_ROOMS[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _ROOMS)
 
 
 def __dir__() -> list[str]:

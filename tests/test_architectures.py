@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from hsae_hub.architectures import (
+    NORMALIZE,
     SAE,
     SAEConfig,
     TrainStep,
     TreeShape,
     architecture,
     build,
+    config_class,
     list_architectures,
     parse_config,
     register,
 )
-from hsae_hub.architectures.base import NORMALIZE
 from hsae_hub.errors import NotFoundError, UsageError
 
 TINY: dict[str, dict[str, Any]] = {
@@ -85,7 +86,7 @@ def test_it_says_where_it_comes_from_and_has_tiny_settings(name: str) -> None:
 def test_config_goes_to_json_and_back(name: str) -> None:
     config = tiny(name).config
     assert parse_config(json.loads(config.model_dump_json())) == config
-    assert architecture(name).config_class.model_json_schema()["properties"]["architecture"]
+    assert config_class(name).model_json_schema()["properties"]["architecture"]
 
 
 @every

@@ -12,7 +12,7 @@ from hsae_hub.assets import assets, embedded_model
 
 PACKAGE = Path(hsae_hub.__file__).parent
 FLOORS = [
-    ["errors", "assets", "problems", "launch"],
+    ["errors", "assets", "problems", "launch", "lazy"],
     ["lock", "signals", "ops", "metrics", "render"],
     ["architectures"],
     ["artifact", "recipes"],

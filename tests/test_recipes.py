@@ -4,7 +4,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from hsae_hub.architectures import architecture, list_architectures
+from hsae_hub.architectures import config_class, list_architectures
 from hsae_hub.errors import NotFoundError, UsageError
 from hsae_hub.problems import key_paths
 from hsae_hub.recipes import (
@@ -306,7 +306,7 @@ def _all_keys():
         if path[0] not in ("sae", "baseline") or len(path) == 1:
             yield path
     for name in list_architectures():
-        yield from ((name, key) for key in architecture(name).config_class.model_fields)
+        yield from ((name, key) for key in config_class(name).model_fields)
 
 
 @pytest.mark.parametrize("path", list(_all_keys()), ids=".".join)

@@ -1,18 +1,18 @@
-"""What every sparse autoencoder here has in common: its config, its acts, its forward and its place in training."""
+"""What every sparse autoencoder here has in common: its acts, its forward and its place in training."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import BaseModel, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.latents import Acts, SAEOutput, TreeShape
+from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.latents import Acts, SAEOutput
 from hsae_hub.ops import (
     FewTokens,
     StoredTable,
@@ -26,49 +26,10 @@ from hsae_hub.ops import (
 NORM_EPS = 1e-6
 """Added to a token's norm before dividing, as in Muchane et al.'s code: a zero vector stays zero."""
 
-
 LAYER_NORM_EPS = 1e-5
 
 STORED_BYTES = 1 << 28
 """Memory, at most, for the rows used last of an SAE whose tables stay on disk."""
-
-Normalize = Literal[
-    "none", "unit_norm", "layer_norm", "layer_norm_unbiased", "standardize", "mean_norm"
-]
-NORMALIZE: dict[Normalize, str] = {
-    "none": "nothing",
-    "unit_norm": "x / ‖x‖, token by token (Muchane et al. 2025)",
-    "layer_norm": "(x - mean) / std over its dimensions, token by token (the Hierarchical Feature Groups paper)",
-    "layer_norm_unbiased": "(x - mean) / (std + 1e-5) with the std over n - 1, as OpenAI's code and SAELens have it",
-    "standardize": "(x - mean) / std of each dimension, from a sample (the HierarchicalSAE paper)",
-    "mean_norm": "x / c with one c for all tokens, from a sample, so that E‖x‖ = √d_in",
-}
-"""What each way of normalising does to an activation."""
-
-
-class SAEConfig(BaseModel, frozen=True, extra="forbid"):
-    """Hyper-parameters of an architecture. A subclass adds its own and fixes `architecture`."""
-
-    architecture: str
-    d_in: PositiveInt
-    """Width of the activations."""
-    normalize: Normalize = "none"
-    """What is done to a token's activation before encoding; undone after decoding (see `NORMALIZE`)."""
-    whiten: bool = False
-    """Whether activations are whitened before that: (x - mean) Σ^(-1/2), with the covariance Σ of a sample. On rows of
-    an unembedding it is the causal inner product (Muchane et al. 2025, appendix B.1)."""
-
-    @model_validator(mode="after")
-    def _one_mean(self) -> SAEConfig:
-        if self.whiten and self.normalize == "standardize":
-            raise ValueError(
-                "whiten and normalize: standardize both set mean and std; leave one out"
-            )
-        return self
-
-    def shape(self) -> TreeShape:
-        """How many parents and children there are."""
-        raise NotImplementedError
 
 
 class TrainStep(NamedTuple):

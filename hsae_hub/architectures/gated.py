@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int64
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
-from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.base import SAE, TrainStep
+from hsae_hub.architectures.configs.gated import GatedConfig
+from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import normalize_rows_, product
-
-
-class GatedConfig(SAEConfig, frozen=True):
-    """Hyper-parameters of `gated`."""
-
-    architecture: Literal["gated"] = "gated"
-    """Name of the architecture."""
-    d_sae: PositiveInt
-    """Number of latents."""
-    lambda_l1: NonNegativeFloat
-    """Weight of the sum of a token's positive gate pre-activations; it sets the sparsity, so the paper sweeps it."""
-    penalty_warmup_steps: NonNegativeInt = 0
-    """Steps over which the penalty grows linearly from 0; short runs lose fewer latents with some."""
-    pre_encoder_bias: bool = True
-    """Whether `b_dec` is taken away before encoding."""
-
-    def shape(self) -> TreeShape:
-        return TreeShape(self.d_sae, 0)
 
 
 @register

@@ -6,15 +6,15 @@ The authors' code says expert for a parent with its subspace and atom for a chil
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.base import SAE, Normalize, SAEConfig, TrainStep
-from hsae_hub.architectures.latents import Acts, TreeShape
+from hsae_hub.architectures.base import SAE, TrainStep
+from hsae_hub.architectures.configs.hsae import HSAEConfig
+from hsae_hub.architectures.latents import Acts
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     block_dot,
@@ -30,49 +30,6 @@ from hsae_hub.ops.topk_linear import Kept
 _FEW = 64  # so many times fewer chosen than all pre-activations: their own sums are quicker than a dense product
 LEAK = 0.01
 """Slope of a child's activation below the threshold (the authors' code)."""
-
-
-class HSAEConfig(SAEConfig, frozen=True):
-    """Hyper-parameters of `hsae`; the defaults are the paper's."""
-
-    architecture: Literal["hsae"] = "hsae"
-    normalize: Normalize = "unit_norm"
-    n_parents: PositiveInt
-    n_children: PositiveInt
-    """Children of each parent."""
-    d_subspace: PositiveInt
-    """Width of the subspace in which a parent's children live."""
-    k: PositiveInt
-    """Parents kept a token, each with its one best child; at most `n_parents`."""
-    bias: bool = False
-    """Whether there is `b_dec`; the paper found that it makes training less stable."""
-    beta: NonNegativeFloat = 0.1
-    """Weight of the reconstruction from the parents alone (eq. 3.3)."""
-    lambda_ortho: NonNegativeFloat = 0.1
-    """Weight of the bi-orthogonality of parents (eq. 3.4)."""
-    lambda_l1: NonNegativeFloat = 0.001
-    penalty_warmup_steps: NonNegativeInt = 1000
-    """Steps over which both penalties grow linearly from 0."""
-    variant: Literal["paper", "released"] = "paper"
-    """`released` follows the authors' code where it differs: ‖ED − diag‖ takes the diagonal from whole columns, and l1
-    counts the children of all k slots, also of those without an active parent."""
-    ortho: Literal["exact", "bf16", "probes"] = "exact"
-    """`bf16` rounds what is multiplied, a quarter of the time where the processor has such products; `probes` estimates
-    ‖ED‖_F² from random vectors."""
-    l1_over: Literal["all", "active"] = "all"
-    """l1 on every parent above the threshold and every child of the kept parents, or on the acts that are decoded."""
-    penalty_every: PositiveInt = 1
-    """Penalties every so many steps, weighted by as much. With `l1_over: active`, 16 trains as well as 1, at a 16th of
-    their cost (`train/RESULTS.md`)."""
-
-    @model_validator(mode="after")
-    def _k_fits(self) -> HSAEConfig:
-        if self.k > self.n_parents:
-            raise ValueError(f"k (={self.k}) must be at most n_parents (={self.n_parents})")
-        return self
-
-    def shape(self) -> TreeShape:
-        return TreeShape(self.n_parents, self.n_children)
 
 
 class _Codes(NamedTuple):

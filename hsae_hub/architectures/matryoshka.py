@@ -6,15 +6,13 @@ are increments: 512, 1024, 2048 there are 512, 1536, 3584 here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
-from hsae_hub.architectures.latents import TreeShape, nonzero_slots
+from hsae_hub.architectures.base import SAE, TrainStep
+from hsae_hub.architectures.configs.matryoshka import MatryoshkaConfig
+from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     BatchActs,
@@ -26,38 +24,6 @@ from hsae_hub.ops import (
     rows_by_bag,
     track_threshold_,
 )
-
-
-class MatryoshkaConfig(SAEConfig, frozen=True):
-    """Hyper-parameters of `matryoshka`."""
-
-    architecture: Literal["matryoshka"] = "matryoshka"
-    d_sae: PositiveInt
-    """Number of latents."""
-    prefixes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """How many of the first latents each nested dictionary has: cumulative, rising, the last one `d_sae`."""
-    k: PositiveInt
-    """Latents kept a token, on average over a training batch; at most `d_sae`."""
-    threshold_rate: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Share of the newest batch in the running average of the smallest kept act; the first 1 / rate count alike."""
-    aux_weight: NonNegativeFloat = 1 / 32
-    """Weight of AuxK: dead latents reconstruct the error, `d_in / 2` of them at a time (Gao et al., A.2)."""
-    dead_after_tokens: PositiveInt = 10_000_000
-    """Tokens without an act after which a latent counts as dead; at most a tenth of the run."""
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> MatryoshkaConfig:
-        if self.k > self.d_sae:
-            raise ValueError(f"k (={self.k}) must be at most d_sae (={self.d_sae})")
-        if list(self.prefixes) != sorted(set(self.prefixes)) or self.prefixes[-1] != self.d_sae:
-            raise ValueError(
-                f"prefixes (={', '.join(map(str, self.prefixes))}) must rise and end at d_sae (={self.d_sae}); "
-                "they are cumulative widths"
-            )
-        return self
-
-    def shape(self) -> TreeShape:
-        return TreeShape(self.d_sae, 0)
 
 
 @register

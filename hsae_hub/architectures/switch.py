@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
-from hsae_hub.architectures.latents import TreeShape
+from hsae_hub.architectures.base import SAE, TrainStep
+from hsae_hub.architectures.configs.switch import SwitchConfig
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import collective, count_parts, normalize_rows_, product, weighted_rows
-
-
-class SwitchConfig(SAEConfig, frozen=True):
-    """Hyper-parameters of `switch`."""
-
-    architecture: Literal["switch"] = "switch"
-    d_sae: PositiveInt
-    """Number of latents, those of all experts together; a multiple of `n_experts`."""
-    n_experts: PositiveInt
-    """Experts; expert `e` has latents `e · d_sae / n_experts` up to the next one's first."""
-    k: PositiveInt
-    """Latents kept a token, all of one expert; at most `d_sae / n_experts`."""
-    alpha: NonNegativeFloat = 3.0
-    """Weight of the load balance."""
-    variant: Literal["paper", "released"] = "paper"
-    """`released` multiplies `alpha` by `d_in`, as the authors' code does with its 3, for raw activations."""
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> SwitchConfig:
-        if self.d_sae % self.n_experts:
-            raise ValueError(
-                f"d_sae (={self.d_sae}) must be a multiple of n_experts (={self.n_experts})"
-            )
-        width = self.d_sae // self.n_experts
-        if self.k > width:
-            raise ValueError(f"k (={self.k}) must be at most d_sae / n_experts (={width})")
-        return self
-
-    def shape(self) -> TreeShape:
-        return TreeShape(self.d_sae, 0)
 
 
 class _Codes(NamedTuple):

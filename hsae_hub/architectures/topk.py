@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int64
-from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from hsae_hub.architectures.base import SAE, SAEConfig, TrainStep
-from hsae_hub.architectures.latents import TreeShape
+from hsae_hub.architectures.base import SAE, TrainStep
+from hsae_hub.architectures.configs.topk import TopKConfig
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     find_dead_,
@@ -21,33 +18,6 @@ from hsae_hub.ops import (
     weighted_rows,
 )
 from hsae_hub.ops.topk_linear import Kept
-
-
-class TopKConfig(SAEConfig, frozen=True):
-    """Hyper-parameters of `topk`."""
-
-    architecture: Literal["topk"] = "topk"
-    d_sae: PositiveInt
-    """Number of latents."""
-    k: PositiveInt
-    """Latents kept a token, at most `d_sae`."""
-    bias: bool = True
-    """Whether there are `b_enc` and `b_dec`; the baselines of Muchane et al. 2025 have none."""
-    pre_encoder_bias: bool = True
-    """Whether `b_dec` is taken away before encoding."""
-    aux_weight: NonNegativeFloat = 1 / 32
-    """Weight of AuxK: dead latents reconstruct the error, `d_in / 2` of them at a time (Gao et al., A.2)."""
-    dead_after_tokens: PositiveInt = 10_000_000
-    """Tokens without an act after which a latent counts as dead; at most a tenth of the run."""
-
-    @model_validator(mode="after")
-    def _k_fits(self) -> TopKConfig:
-        if self.k > self.d_sae:
-            raise ValueError(f"k (={self.k}) must be at most d_sae (={self.d_sae})")
-        return self
-
-    def shape(self) -> TreeShape:
-        return TreeShape(self.d_sae, 0)
 
 
 @register

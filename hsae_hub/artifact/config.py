@@ -15,7 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
-from hsae_hub.architectures import SAEConfig, architecture, list_architectures, parse_config
+from hsae_hub.architectures import SAEConfig, config_class, list_architectures, parse_config
 from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.problems import key_paths, problems_of
 
@@ -154,7 +154,7 @@ def config_from_data(data: dict[str, Any], where: str) -> ArtifactConfig:
     own = {name for name in ArtifactConfig.model_fields if name != "sae"}
     sae_data = {key: value for key, value in data.items() if key not in own}
     try:
-        known = architecture(str(sae_data.get("architecture"))).config_class.model_fields
+        known = config_class(str(sae_data.get("architecture"))).model_fields
         d_sae = sae_data.get("d_sae")
         if "d_sae" not in known:
             sae_data.pop("d_sae", None)
@@ -179,7 +179,7 @@ def config_schema() -> dict[str, Any]:
     properties = {key: value for key, value in common["properties"].items() if key != "sae"}
     alternatives = []
     for name in list_architectures():
-        own = architecture(name).config_class.model_json_schema()
+        own = config_class(name).model_json_schema()
         definitions.update(own.pop("$defs", {}))
         d_sae = {"d_sae": {"type": "integer", "exclusiveMinimum": 0}}
         required = ["format_version", "architecture", "d_sae", "files", *own.get("required", [])]

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hsae_hub.architectures import architecture
-from hsae_hub.architectures.base import NORMALIZE
+from hsae_hub.architectures import NORMALIZE, architecture
 from hsae_hub.artifact import ArtifactConfig, HookpointConfig
 from hsae_hub.assets import EMBEDDED_MODEL
 from hsae_hub.card.reports import dict_of

@@ -3,7 +3,7 @@
 Reading an index loads no language model's libraries; making one does.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hsae_hub.features.pages import Example as Example
 from hsae_hub.features.pages import FeaturePage as FeaturePage
@@ -12,6 +12,7 @@ from hsae_hub.features.reading import INDEX_TABLES as INDEX_TABLES
 from hsae_hub.features.reading import FeatureIndex as FeatureIndex
 from hsae_hub.features.tables import FOLDER as FOLDER
 from hsae_hub.features.tables import INDEX as INDEX
+from hsae_hub.lazy import lazily
 
 if TYPE_CHECKING:
     from hsae_hub.features.comparing import Comparison as Comparison
@@ -22,20 +23,15 @@ if TYPE_CHECKING:
     from hsae_hub.features.naming import labelled as labelled
     from hsae_hub.features.naming import own_index as own_index
 
-_LAZY = {
-    "Comparison": "comparing",
-    "Indexed": "indexing",
-    "build_index": "indexing",
-    "compare_on": "comparing",
-    "labelled": "naming",
-    "own_index": "naming",
-    "weights_sha256": "indexing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "Comparison": "comparing",
+        "Indexed": "indexing",
+        "build_index": "indexing",
+        "compare_on": "comparing",
+        "labelled": "naming",
+        "own_index": "naming",
+        "weights_sha256": "indexing",
+    },
+)

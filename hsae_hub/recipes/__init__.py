@@ -1,7 +1,8 @@
 """Recipes: one YAML file says the whole of a training run. Listing them loads no torch, reading one does."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hsae_hub.lazy import lazily
 from hsae_hub.recipes.comparing import differing as differing
 from hsae_hub.recipes.comparing import keys_of as keys_of
 from hsae_hub.recipes.shipped import RecipeFile as RecipeFile
@@ -24,25 +25,20 @@ if TYPE_CHECKING:
     from hsae_hub.recipes.schema import VocabularySection as VocabularySection
     from hsae_hub.recipes.schema import recipe_schema as recipe_schema
 
-_LAZY = {
-    "LoadedRecipe": "loading",
-    "dump_recipe": "loading",
-    "load_recipe": "loading",
-    "without_paths": "publishing",
-    "DataConfig": "schema",
-    "DataSource": "schema",
-    "EvalSection": "schema",
-    "ModelSection": "schema",
-    "Recipe": "schema",
-    "TrainSection": "schema",
-    "VocabularySection": "schema",
-    "recipe_schema": "schema",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "LoadedRecipe": "loading",
+        "dump_recipe": "loading",
+        "load_recipe": "loading",
+        "without_paths": "publishing",
+        "DataConfig": "schema",
+        "DataSource": "schema",
+        "EvalSection": "schema",
+        "ModelSection": "schema",
+        "Recipe": "schema",
+        "TrainSection": "schema",
+        "VocabularySection": "schema",
+        "recipe_schema": "schema",
+    },
+)

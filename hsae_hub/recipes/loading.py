@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hsae_hub.architectures import SAEConfig, architecture, list_architectures
+from hsae_hub.architectures import SAEConfig, config_class, list_architectures
 from hsae_hub.problems import Problem, key_paths, nearest, problems_of
 from hsae_hub.recipes.refusing import place_of, refusal
 from hsae_hub.recipes.schema import Recipe
@@ -172,7 +172,7 @@ def _sae(data: Any, at: Loc) -> tuple[SAEConfig, list[Problem]]:
     if name not in names:
         hint = nearest(str(name), names) or f"; known: {', '.join(names)}"
         return _UNKNOWN, [Problem(loc, f"unknown architecture {name!r}{hint}")]
-    config = architecture(name).config_class
+    config = config_class(name)
     try:
         return config.model_validate_json(json.dumps(data), strict=True), []
     except ValidationError as error:

@@ -19,7 +19,13 @@ from pydantic import (
     model_validator,
 )
 
-from hsae_hub.architectures import SAEConfig, architecture, list_architectures, parse_config
+from hsae_hub.architectures import (
+    SAEConfig,
+    architecture,
+    config_class,
+    list_architectures,
+    parse_config,
+)
 from hsae_hub.assets import EMBEDDED_MODEL
 from hsae_hub.errors import MisfitError
 
@@ -47,7 +53,7 @@ def recipe_schema() -> dict[str, Any]:
     """JSON Schema of a recipe, for editors: one alternative of `sae` for each registered architecture."""
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
-    configs = {name: architecture(name).config_class for name in list_architectures()}
+    configs = {name: config_class(name) for name in list_architectures()}
     for name, config in configs.items():
         own = config.model_json_schema()
         definitions.update(own.pop("$defs", {}))

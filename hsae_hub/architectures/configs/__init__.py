@@ -1,0 +1,1 @@
+"""What may be set of each architecture: one file each, named as it is, with its one `SAEConfig`. No torch here."""
