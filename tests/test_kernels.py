@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hsae_hub.ops import kernels
 from hsae_hub.ops.kernels import plain
+from hsae_hub.ops.kernels.uses import BlockGradient
 
 fast: ModuleType = pytest.importorskip("hsae_hub.ops.kernels.fast")
 SHAPES = {  # batch, q, n, s, width
@@ -44,7 +45,7 @@ def results(module: ModuleType, given: Operands) -> list[Tensor]:
     return [
         module.block_dot(x, table, index),
         module.block_sum(values, index, table),
-        module.block_gradient(x, values, index, n),
+        module.block_gradient(*BlockGradient.of(x, values, index)[:4], n),
     ]
 
 

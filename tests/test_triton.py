@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from hsae_hub.ops.kernels import cuda, cuda_blocks, cuda_steps, cuda_top_k, cuda_update  # noqa: E402
-from hsae_hub.ops.kernels.uses import AdamStep, Learned, Uses  # noqa: E402
+from hsae_hub.ops.kernels.uses import AdamStep, BlockGradient, Learned, Uses  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SHARED = 232_448
@@ -91,7 +91,7 @@ def test_kernels_compile_for_a_gpu(compiled: list[Any]) -> None:
     cuda.block_dot(x, table, index)
     cuda.block_dot(x, table[:, :1].contiguous(), index)
     cuda.block_sum(values, index, table)
-    cuda.block_gradient(x, values, index, len(table))
+    cuda.block_gradient(*BlockGradient.of(x, values, index)[:4], len(table))
     cuda.top_k(x, 8)
     assert len(compiled) == 5 and all(each.asm["cubin"] for each in compiled)
     assert max(each.metadata.shared for each in compiled) < SHARED

@@ -30,7 +30,7 @@ def uses_of(n: int, s: int, width: int) -> Uses:
     """Of all blocks but the last two; the first has more pairs than are summed at once."""
     index = torch.randint(n - 2, (24, 3), generator=torch.Generator().manual_seed(3))
     index[:, 0] = 0
-    part = BlockGradient(random(24, width, seed=1), random(24, 3, s, seed=2), index)
+    part = BlockGradient.of(random(24, width, seed=1), random(24, 3, s, seed=2), index)
     return sort_uses([part], n)
 
 
@@ -105,7 +105,8 @@ def test_missed_steps(shape: tuple[int, int, int], unit: bool) -> None:
 
 
 def test_nothing_was_used() -> None:
-    nothing = BlockGradient(random(2, 8, seed=1), torch.zeros(2, 3, 4), torch.zeros(2, 3).long())
+    none = torch.zeros(6).long()
+    nothing = BlockGradient(random(2, 8, seed=1), none, torch.zeros(6, 4), none)
     uses = sort_uses([nothing], 5)
     want = tables(5, 4, 8)
     got = copied(want)

@@ -67,7 +67,8 @@ def gradient(
     n: int,
 ) -> Float[Tensor, "n s width"] | None:
     """The gradient of a table of `n` blocks; None where it was handed over."""
+    part = BlockGradient.of(x, values, index)
     if take is None:
-        return block_gradient(x, values, index, n)
-    take(BlockGradient(x, values, index))
+        return block_gradient(*part[:4], n)
+    take(part)
     return None

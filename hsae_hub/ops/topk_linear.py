@@ -74,16 +74,15 @@ class _TopKLinear(torch.autograd.Function):
         needs_total = needs_bias or needs_centre
         grad_x = total = None
         if for_pre is None and not needs_x:
-            if not needs_W:
-                grad_W = None
-            elif ctx.take is None:
-                grad_W = columns_gradient(centred, values, indices, W)
-            else:
-                grad_W = None
-                ctx.take(BlockGradient(centred, values[..., None], indices, columns=True))
+            part = BlockGradient.of(centred, values[..., None], indices, columns=True)
+            grad_W = None
+            if needs_W and ctx.take is None:
+                grad_W = columns_gradient(part, W)
+            elif needs_W:
+                ctx.take(part)
             if needs_total:
                 ones = x.new_ones(len(x), 1)
-                total = block_gradient(ones, values[..., None], indices, W.shape[1])[:, 0, 0]
+                total = block_gradient(ones, *part[1:4], W.shape[1])[:, 0, 0]
         else:
             start = x.new_zeros(len(x), W.shape[1]) if for_pre is None else for_pre
             dense = start.scatter_add(-1, indices, values)
@@ -94,16 +93,18 @@ class _TopKLinear(torch.autograd.Function):
         return grad_x, grad_W, total if needs_bias else None, grad_centre, None
 
 
-def columns_gradient(x: Tensor, values: Tensor, indices: Tensor, like: Tensor) -> Tensor:
+def columns_gradient(
+    part: BlockGradient, like: Float[Tensor, "width n"]
+) -> Float[Tensor, "width n"]:
     """The gradient of a matrix of columns, whose gradients as rows are turned a strip at a time.
 
     Sums are taken in float32 at least: a column that many tokens use has many addends.
     """
-    precise = torch.promote_types(x.dtype, torch.float32)
-    x, values = x.to(precise), values.to(precise)
+    precise = torch.promote_types(part.x.dtype, torch.float32)
+    x, values = part.x.to(precise), part.values.to(precise)
     grad = torch.empty_like(like)
     for start in range(0, x.shape[1], _STRIP):
         strip = slice(start, start + _STRIP)
-        rows = block_gradient(x[:, strip], values[..., None], indices, like.shape[1])
+        rows = block_gradient(x[:, strip], part.tokens, values, part.blocks, like.shape[1])
         grad[strip].copy_(rows[:, 0].T)
     return grad

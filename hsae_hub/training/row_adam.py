@@ -42,7 +42,7 @@ class _Table:
 
     def blocks_of(self, x: Tensor) -> Tensor:
         """A tensor of the parameter's shape as blocks of rows."""
-        return x.view(-1, self.parts[0].values.shape[2], self.parts[0].x.shape[1])
+        return x.view(-1, self.parts[0].values.shape[1], self.parts[0].x.shape[1])
 
 
 class RowAdam(torch.optim.Adam):
@@ -207,9 +207,9 @@ class RowAdam(torch.optim.Adam):
 
 def _add_(grad: Tensor, table: _Table) -> None:
     """Adds the factors to a dense gradient."""
-    for x, values, blocks, columns in table.parts:
-        if columns:
-            grad.add_(columns_gradient(x, values[..., 0], blocks, grad))
+    for part in table.parts:
+        if part.columns:
+            grad.add_(columns_gradient(part, grad))
         else:
-            n = grad.numel() // values.shape[2] // x.shape[1]
-            grad.add_(kernels.block_gradient(x, values, blocks, n).view_as(grad))
+            n = len(table.blocks_of(grad))
+            grad.add_(kernels.block_gradient(*part[:4], n).view_as(grad))

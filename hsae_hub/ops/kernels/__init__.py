@@ -59,13 +59,14 @@ def block_sum(
 
 def block_gradient(
     x: Float[Tensor, "batch width"],
-    values: Float[Tensor, "batch q s"],
-    index: Int64[Tensor, "batch q"],
+    tokens: Int64[Tensor, " pairs"],
+    values: Float[Tensor, "pairs s"],
+    blocks: Int64[Tensor, " pairs"],
     n: int,
 ) -> Float[Tensor, "n s width"]:
-    """`out[index[t, i], r] += values[t, i, r] · x[t]` over all `t` and `i`, from zero: the gradient of a table."""
+    """`out[blocks[p], r] += values[p, r] · x[tokens[p]]` over all pairs `p`, from zero: the gradient of a table."""
     kernels = pick(values.numel() * x.shape[1], x, values)
-    return kernels.block_gradient(x, values, index, n)  # type: ignore[no-any-return]
+    return kernels.block_gradient(x, tokens, values, blocks, n)  # type: ignore[no-any-return]
 
 
 def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:

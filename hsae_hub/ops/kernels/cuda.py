@@ -74,22 +74,23 @@ def block_sum(
 
 def block_gradient(
     x: Float[Tensor, "batch width"],
-    values: Float[Tensor, "batch q s"],
-    index: Int64[Tensor, "batch q"],
+    tokens: Int64[Tensor, " pairs"],
+    values: Float[Tensor, "pairs s"],
+    blocks: Int64[Tensor, " pairs"],
     n: int,
 ) -> Float[Tensor, "n s width"]:
-    s, width = values.shape[2], x.shape[1]
+    s, width = values.shape[1], x.shape[1]
     x, values = x.contiguous(), values.contiguous()
     if not _covered(x, values):
-        return plain.block_gradient(x, values, index, n)
+        return plain.block_gradient(x, tokens, values, blocks, n)
     out = x.new_empty(n, s, width)
     if out.numel() == 0:
         return out
-    order, starts = by_block(index.flatten(), n)
+    order, starts = by_block(blocks, n)
     sum_pairs(
         x,
-        order // max(index.shape[1], 1),
-        values.flatten(0, 1)[order],
+        tokens[order],
+        values[order],
         busiest_first(torch.arange(n, device=x.device), starts[:-1], starts[1:]),
         out,
     )

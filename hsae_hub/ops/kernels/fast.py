@@ -98,15 +98,16 @@ def block_sum(
 
 def block_gradient(
     x: Float[Tensor, "batch width"],
-    values: Float[Tensor, "batch q s"],
-    index: Int64[Tensor, "batch q"],
+    tokens: Int64[Tensor, " pairs"],
+    values: Float[Tensor, "pairs s"],
+    blocks: Int64[Tensor, " pairs"],
     n: int,
 ) -> Float[Tensor, "n s width"]:
-    s, width = values.shape[2], x.shape[1]
+    s, width = values.shape[1], x.shape[1]
     out = x.new_empty(n, s, width)
-    order, _, starts, runs = loops.group(_array(index).reshape(-1), n)
-    grouped = index.shape[1], order, starts, runs
-    arrays = _array(x), _array(values).reshape(-1, s), _array(out)
+    order, _, starts, runs = loops.group(_array(blocks), n)
+    grouped = order, starts, runs
+    arrays = _array(x), _array(tokens), _array(values), _array(out)
     threads = threads_for(values.numel() * width + out.numel())
     spread(lambda first, last: loops.gradients(*arrays, *grouped, first, last), n, threads)
     return out

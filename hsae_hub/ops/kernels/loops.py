@@ -212,9 +212,9 @@ _STRIP = 512  # columns of a block that stay in a core's first cache with those 
 @no_type_check
 def gradients(
     x: Any,
+    tokens: Any,
     values: Any,
     out: Any,
-    q: int,
     order: Any,
     starts: Any,
     runs: Any,
@@ -239,10 +239,10 @@ def gradients(
                 p1 = order[place + 1]
                 p2 = order[place + 2]
                 p3 = order[place + 3]
-                x0 = x[p0 // q, left:right]
-                x1 = x[p1 // q, left:right]
-                x2 = x[p2 // q, left:right]
-                x3 = x[p3 // q, left:right]
+                x0 = x[tokens[p0], left:right]
+                x1 = x[tokens[p1], left:right]
+                x2 = x[tokens[p2], left:right]
+                x3 = x[tokens[p3], left:right]
                 for r in range(s):
                     row = block[r, left:right]
                     v0 = values[p0, r]
@@ -253,7 +253,7 @@ def gradients(
                         row[j] = row[j] + v0 * x0[j] + v1 * x1[j] + v2 * x2[j] + v3 * x3[j]
             for place in range(whole, end):
                 p0 = order[place]
-                x0 = x[p0 // q, left:right]
+                x0 = x[tokens[p0], left:right]
                 for r in range(s):
                     row = block[r, left:right]
                     v0 = values[p0, r]

@@ -38,13 +38,15 @@ def block_sum(
 
 def block_gradient(
     x: Float[Tensor, "batch width"],
-    values: Float[Tensor, "batch q s"],
-    index: Int64[Tensor, "batch q"],
+    tokens: Int64[Tensor, " pairs"],
+    values: Float[Tensor, "pairs s"],
+    blocks: Int64[Tensor, " pairs"],
     n: int,
 ) -> Float[Tensor, "n s width"]:
-    s = values.shape[2]
-    rows, _, bags = _bags(index, s)
-    sizes = torch.full((len(index),), index.shape[1] * s, device=index.device)
+    s = values.shape[1]
+    rows = _rows(blocks, s)
+    bags = tokens if s == 1 else tokens.repeat_interleave(s)
+    sizes = tokens.new_ones(len(x))  # of bags: sums do not look at them
     grad = torch.ops.aten._embedding_bag_dense_backward(
         x.contiguous(), rows, bags, sizes, sizes, n * s, False, _SUM, values.reshape(-1)
     )
@@ -58,6 +60,10 @@ def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
 def _bags(index: Tensor, s: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the blocks one after another, where each token's begin, and the token of each."""
     batch, q = index.shape
-    rows = index if s == 1 else index[..., None] * s + torch.arange(s, device=index.device)
     tokens = torch.arange(batch, device=index.device)
-    return rows.reshape(-1), tokens * (q * s), tokens.repeat_interleave(q * s)
+    return _rows(index, s), tokens * (q * s), tokens.repeat_interleave(q * s)
+
+
+def _rows(blocks: Tensor, s: int) -> Tensor:
+    rows = blocks if s == 1 else blocks[..., None] * s + torch.arange(s, device=blocks.device)
+    return rows.reshape(-1)

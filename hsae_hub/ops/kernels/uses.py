@@ -11,13 +11,27 @@ from torch import Tensor
 
 
 class BlockGradient(NamedTuple):
-    """`out[blocks[t, i], r] += values[t, i, r] · x[t]` over all `t` and `i`: the gradient of a table of blocks."""
+    """`out[blocks[p], r] += values[p, r] · x[tokens[p]]` over all pairs `p`: the gradient of a table of blocks."""
 
     x: Float[Tensor, "batch width"]
-    values: Float[Tensor, "batch q s"]
-    blocks: Int64[Tensor, "batch q"]
+    tokens: Int64[Tensor, " pairs"]
+    values: Float[Tensor, "pairs s"]
+    blocks: Int64[Tensor, " pairs"]
     columns: bool = False
     """Whether the table is a matrix `[width, n]`, whose columns are blocks of one row."""
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[Tensor, "batch width"],
+        values: Float[Tensor, "batch q s"],
+        index: Int64[Tensor, "batch q"],
+        *,
+        columns: bool = False,
+    ) -> BlockGradient:
+        """Of pairs of which each token has as many."""
+        tokens = torch.arange(len(index), device=index.device).repeat_interleave(index.shape[1])
+        return cls(x, tokens, values.flatten(0, 1), index.flatten(), columns)
 
 
 class Uses(NamedTuple):
@@ -74,12 +88,11 @@ def sort_uses(parts: Sequence[BlockGradient], n: int) -> Uses:
     """
     tokens, start = [], 0
     for part in parts:
-        here = torch.arange(start, start + len(part.x), device=part.x.device)
-        tokens.append(here.repeat_interleave(part.blocks.shape[1]))
+        tokens.append(part.tokens + start if start else part.tokens)
         start += len(part.x)
     x = _joined([part.x for part in parts]).contiguous()
-    values = _joined([part.values.flatten(0, 1) for part in parts])
-    blocks = _joined([part.blocks.flatten() for part in parts])
+    values = _joined([part.values for part in parts])
+    blocks = _joined([part.blocks for part in parts])
     uses_of = of_every_block if x.is_cuda else _of_used_blocks
     return uses_of(x, _joined(tokens), values, blocks, n)
 

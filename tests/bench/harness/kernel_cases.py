@@ -14,6 +14,7 @@ from harness.findings import Findings
 from harness.part import Scale
 from harness.timing import interleaved
 from hsae_hub.ops.kernels import plain
+from hsae_hub.ops.kernels.uses import BlockGradient
 
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
 """Of ‖out − ref‖ / ‖ref‖: rounding of sums in float32, and of a result to 8 bits."""
@@ -113,7 +114,9 @@ def works(kernels: ModuleType, of: Given) -> dict[str, Callable[[], Tensor]]:
     return {
         "block_dot": lambda: kernels.block_dot(of.x, of.table, of.index),
         "block_sum": lambda: kernels.block_sum(of.values, of.index, of.table),
-        "block_gradient": lambda: kernels.block_gradient(of.x, of.values, of.index, len(of.table)),
+        "block_gradient": lambda: kernels.block_gradient(
+            *BlockGradient.of(of.x, of.values, of.index)[:4], len(of.table)
+        ),
     }
 
 

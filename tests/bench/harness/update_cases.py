@@ -28,7 +28,7 @@ def learned(of: Given, unit: bool) -> Learned:
 
 def step(state: Learned, of: Given, unit: bool) -> Tensor:
     """The gradient's squared norm, and a step of Adam by it."""
-    uses = sort_uses([BlockGradient(of.x, of.values, of.index)], len(of.table))
+    uses = sort_uses([BlockGradient.of(of.x, of.values, of.index)], len(of.table))
     square = update.square_norms(uses, state.table if unit else None).sum()
     update.adam_blocks_(state, uses, ADAM, unit=unit, only_used=False)
     return square
@@ -36,7 +36,7 @@ def step(state: Learned, of: Given, unit: bool) -> Tensor:
 
 def step_by_dense(state: Learned, of: Given, unit: bool) -> Tensor:
     """The same from a gradient in memory, by the formula."""
-    grad = plain.block_gradient(of.x, of.values, of.index, len(of.table))
+    grad = plain.block_gradient(*BlockGradient.of(of.x, of.values, of.index)[:4], len(of.table))
     if unit:
         project_out_rows_(grad, state.table)
     square = grad.square().sum()
@@ -78,16 +78,14 @@ def measure_columns(found: Findings, scale: Scale, device: torch.device, top: Ce
     case = cases(scale)["rows"]
     of = given(case, torch.float32, device)
     state = Learned(*(part[:, 0].T.contiguous() for part in learned(of, False)))
-    parts = [BlockGradient(of.x, of.values, of.index, columns=True)]
+    parts = [BlockGradient.of(of.x, of.values, of.index, columns=True)]
 
     def work() -> None:
         update.adam_columns_(state, sort_uses(parts, case.n), ADAM)
 
     exact = Learned(*(part.double() for part in state))
-    grad = (
-        ADAM.scale
-        * plain.block_gradient(of.x.double(), of.values.double(), of.index, case.n)[:, 0].T
-    )
+    factors = BlockGradient.of(of.x.double(), of.values.double(), of.index)
+    grad = ADAM.scale * plain.block_gradient(*factors[:4], case.n)[:, 0].T
     first = ADAM.beta1 * exact.first + (1 - ADAM.beta1) * grad
     second = ADAM.beta2 * exact.second + (1 - ADAM.beta2) * grad.square()
     want = exact.table - ADAM.size * first / (second.sqrt() + ADAM.eps)
