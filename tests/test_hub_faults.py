@@ -337,6 +337,6 @@ def test_a_folder_that_may_not_be_written_is_told(
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("hsae_hub.hub.folder._copy", refuse)
+    monkeypatch.setattr("hsae_hub.hub.folder.copy_through", refuse)
     with pytest.raises(DeniedError, match="may not be read"):
         world.hub("another").pull(REPO)

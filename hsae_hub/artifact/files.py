@@ -67,11 +67,8 @@ def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
             beside.write_text(write, encoding="utf-8")
         else:
             write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-            os.fchmod(
-                file.fileno(), 0o666 & ~_UMASK
-            )  # safetensors makes files that only their owner can read
+        beside.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
+        flush(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -115,7 +112,9 @@ def folder_atomic(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Makes a file's bytes, or the names in a folder, last over a power cut."""
+    """Makes a file's bytes, or the names in a folder, last over a power cut, where the system can."""
+    if os.name != "posix":
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -12,17 +12,15 @@ if that name is taken: so the second of two writers loses, whole, on any file sy
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
+from hsae_hub.artifact import flush
 from hsae_hub.card import CARD, front_of
 from hsae_hub.errors import (
     ConflictError,
@@ -33,6 +31,7 @@ from hsae_hub.errors import (
     UsageError,
 )
 from hsae_hub.hub.cache import Cache, home
+from hsae_hub.hub.durable import appear, copy_through, write_through
 from hsae_hub.hub.faults import is_transient, local_fault
 from hsae_hub.hub.header import read_header
 from hsae_hub.hub.places import (
@@ -47,7 +46,7 @@ from hsae_hub.hub.places import (
 )
 from hsae_hub.problems import nearest
 
-_BLOCK = 1 << 20
+_LARGEST_CARD = 1 << 20  # bytes
 
 T = TypeVar("T")
 
@@ -104,7 +103,7 @@ class FolderHub:
             self._reading(repo, lambda: source.open("rb").close())
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._reading(repo, lambda: _copy(source, target, on_bytes))
+                self._reading(repo, lambda: copy_through(source, target, on_bytes))
             except OSError as error:
                 told = local_fault(error, f"{entry.path} of {repo}", self.cache.root)
                 if told is None:
@@ -123,7 +122,7 @@ class FolderHub:
         target = self.root / repo
         target.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"format": 1, "private": private, "created": _now()}) + "\n"
-        if not _appear(target, {"repo.json": text}):
+        if not appear(target, {"repo.json": text}):
             raise ConflictError(f"{repo} exists on {self.name} already")
         return None
 
@@ -157,7 +156,7 @@ class FolderHub:
             "files": {p: {"sha256": e.sha256, "size": e.size} for p, e in sorted(files.items())},
         }
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-        if not _appear(folder / "history" / f"{number:08d}", {"commit.json": text}):
+        if not appear(folder / "history" / f"{number:08d}", {"commit.json": text}):
             raise self._moved(repo, self._newest(folder))
         return _commit_id(text.encode())
 
@@ -186,7 +185,7 @@ class FolderHub:
     def tag(self, repo: str, tag: str, commit: str) -> None:
         folder = self._repo(repo) / "tags"
         folder.mkdir(exist_ok=True)
-        if not _appear(folder / tag, {"commit": commit + "\n"}):
+        if not appear(folder / tag, {"commit": commit + "\n"}):
             named = self.tags(repo).get(tag)
             if named != commit:
                 raise ConflictError(
@@ -208,7 +207,7 @@ class FolderHub:
     def _tags_of(self, repo: str, files: Mapping[str, Entry]) -> tuple[str, ...]:
         """What its card says, as Hugging Face tells it."""
         card = files.get(CARD)
-        if card is None or card.size > _BLOCK:
+        if card is None or card.size > _LARGEST_CARD:
             return ()
         front = front_of(self._object(repo, card).read_text("utf-8", errors="replace")) or {}
         tags, models = front.get("tags"), front.get("base_model")
@@ -243,12 +242,12 @@ class FolderHub:
     def _store(self, folder: Path, path: str, content: Path | bytes) -> Entry:
         beside = folder / "objects" / f".{uuid4().hex}.partial"
         try:
-            digest, size = _write(beside, content)
+            digest, size = write_through(beside, content)
             entry = Entry(path, size, sha256=digest)
             target = folder / "objects" / digest
             if not (target.is_file() and same_content(target, entry)):
                 beside.replace(target)
-                _flush(target.parent)
+                flush(target.parent)
         finally:
             beside.unlink(missing_ok=True)
         return entry
@@ -325,60 +324,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _appear(target: Path, files: Mapping[str, str]) -> bool:
-    """Makes a folder with its files, all at once; False if there is one of that name."""
-    beside = target.parent / f".{uuid4().hex}.partial"
-    try:
-        beside.mkdir()
-        for name, text in files.items():
-            _write(beside / name, text.encode())
-        _flush(beside)
-        try:
-            beside.rename(target)
-        except OSError:
-            if target.exists():
-                return False
-            raise
-        _flush(target.parent)
-        return True
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def _write(path: Path, content: Path | bytes, on_bytes: OnBytes | None = None) -> tuple[str, int]:
-    """Writes a content through to the disk; its sha256 and size."""
-    digest = hashlib.sha256()
-    size = 0
-    source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
-    with source, path.open("xb") as out:
-        while block := source.read(_BLOCK):
-            out.write(block)
-            digest.update(block)
-            size += len(block)
-            if on_bytes is not None:
-                on_bytes(len(block))
-        out.flush()
-        os.fsync(out.fileno())
-    return digest.hexdigest(), size
-
-
-def _copy(source: Path, target: Path, on_bytes: OnBytes | None) -> None:
-    beside = target.with_name(f".{uuid4().hex}.partial")
-    try:
-        _write(beside, source, on_bytes)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _flush(folder: Path) -> None:
-    """Makes the names in a folder last over a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
