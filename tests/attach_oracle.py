@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hsae_hub.architectures import SAE, build
-from hsae_hub.artifact import LatentTable, ModelConfig, read_artifact, save_sae
-from hsae_hub.artifact.reading import ArtifactInfo
+from hsae_hub.artifact import ArtifactInfo, LatentTable, ModelConfig, read_artifact, save_sae
 from hsae_hub.attach import Attached
 from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.models import Hookpoint, LanguageModel, load_language_model, tokenizer_sha256

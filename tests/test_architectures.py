@@ -19,6 +19,7 @@ from hsae_hub.architectures import (
     list_architectures,
     parse_config,
     register,
+    tensor_shapes,
 )
 from hsae_hub.errors import NotFoundError, UsageError
 
@@ -37,6 +38,13 @@ TINY: dict[str, dict[str, Any]] = {
     "dynamic": {"d_sae": 20, "window": 10, "merge_every": 20},
 }
 """Smallest sensible settings; an architecture without an entry fails the first test."""
+OTHER_TENSORS: dict[str, list[dict[str, Any]]] = {
+    "compositional": [{"tied": False}, {"widths": [3, 4, 5], "starts": [0, 0.1, 0.2]}],
+    "hsae": [{"bias": True}],
+    "nested": [{"shared": 0.0}],
+    "topk": [{"bias": False}],
+}
+"""Settings that give other weights."""
 
 BOTH = ("standardize", True)
 every = pytest.mark.parametrize("name", list_architectures())
@@ -87,6 +95,16 @@ def test_config_goes_to_json_and_back(name: str) -> None:
     config = tiny(name).config
     assert parse_config(json.loads(config.model_dump_json())) == config
     assert config_class(name).model_json_schema()["properties"]["architecture"]
+
+
+@every
+@normalizing
+def test_its_config_tells_what_its_weight_file_holds(
+    name: str, normalize: str, whiten: bool
+) -> None:
+    for also in ({}, *OTHER_TENSORS.get(name, [])):
+        sae = tiny(name, normalize=normalize, whiten=whiten, **also)
+        assert tensor_shapes(sae.config) == {k: tuple(w.shape) for k, w in sae.weights().items()}
 
 
 @every

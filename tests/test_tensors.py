@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from hsae_hub.architectures import build
 from hsae_hub.artifact import WEIGHTS, save_sae
-from hsae_hub.artifact.files import check_finite
-from hsae_hub.artifact.tensors import is_aligned, write_tensors
+from hsae_hub.artifact.tensors import check_finite, is_aligned, write_tensors
 from hsae_hub.errors import CorruptError
 from hsae_hub.ops import ALIGNED
 

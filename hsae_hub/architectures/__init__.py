@@ -13,6 +13,7 @@ from hsae_hub.architectures.registry import config_class as config_class
 from hsae_hub.architectures.registry import list_architectures as list_architectures
 from hsae_hub.architectures.registry import parse_config as parse_config
 from hsae_hub.architectures.registry import register as register
+from hsae_hub.architectures.registry import tensor_shapes as tensor_shapes
 from hsae_hub.architectures.shape import TreeShape as TreeShape
 from hsae_hub.lazy import lazily
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from hsae_hub.architectures.base import SAE, TrainStep
-from hsae_hub.architectures.configs.compositional import CompositionalConfig
+from hsae_hub.architectures.configs.compositional import BATCH_NORM, CompositionalConfig, joint
 from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
@@ -30,15 +30,9 @@ from hsae_hub.ops import (
 
 BN_MOMENTUM = 0.1
 """Weight of a batch in the running statistics (section 4.3)."""
-_STATISTICS = ("bn_mean", "bn_var")
-_BATCH_NORM = (*_STATISTICS, "bn_weight", "bn_bias")
+_STATISTICS = BATCH_NORM[:2]
 _ONES = ("bn_var", "bn_weight")  # of a latent that nothing is known of; every other entry is 0
 _COUNTERS = ("held_back", "window_steps", "fires", "gain")
-
-
-def _joint(name: str, i: int) -> str:
-    """Name of what joins tier `i`, counted from 0, to the next: `W_c`, then `W_c_2`, `W_c_3`."""
-    return name if i == 0 else f"{name}_{i + 1}"
 
 
 @register
@@ -66,15 +60,8 @@ class CompositionalSAE(SAE[CompositionalConfig]):
     def __init__(self, config: CompositionalConfig) -> None:
         super().__init__(config)
         self.tiers = range(len(config.widths))
-        joints = self.tiers[:-1]
         self._own_decoders = [] if config.tied else [f"W_dec_{i + 1}" for i in self.tiers]
-        self._axes: dict[str, tuple[int | None, ...]] = {  # tier of each axis, None for d_in
-            **{f"W_{i + 1}": (None, i) for i in self.tiers},
-            **{_joint("W_c", i): (i, i + 1) for i in joints},
-            **{f"b_{i + 1}": (i,) for i in self.tiers},
-            **{name: (i, None) for i, name in enumerate(self._own_decoders)},
-            **{_joint(name, i): (i,) for name in _BATCH_NORM for i in joints},
-        }
+        self._axes = config.axes()
         for name in self._axes:
             tensor = torch.empty(self._size(name))
             if name.startswith(_STATISTICS):
@@ -211,7 +198,7 @@ class CompositionalSAE(SAE[CompositionalConfig]):
     ) -> list[Float[Tensor, "batch _"]]:
         acts = [product(x, self._basis(0), self.get_parameter("b_1")).relu()]
         for i in range(n_tiers - 1):
-            mean, var, weight, bias = (getattr(self, _joint(name, i)) for name in _BATCH_NORM)
+            mean, var, weight, bias = (getattr(self, joint(name, i)) for name in BATCH_NORM)
             if training:
                 even = tiers.batch_norm_(acts[i], mean, var, weight, bias, BN_MOMENTUM)
             else:
@@ -230,10 +217,10 @@ class CompositionalSAE(SAE[CompositionalConfig]):
         return self._basis(i).T if self.config.tied else self.get_parameter(f"W_dec_{i + 1}")
 
     def _composition(self, i: int) -> Float[Tensor, "m_before m_after"]:
-        return self.get_parameter(_joint("W_c", i))
+        return self.get_parameter(joint("W_c", i))
 
     def _size(self, name: str) -> tuple[int, ...]:
-        return tuple(self.d_in if i is None else self.config.widths[i] for i in self._axes[name])
+        return self.config.tensors()[name]
 
     def _set_widths(self, widths: Sequence[int]) -> None:
         self.config = self.config.model_copy(update={"widths": tuple(widths)})

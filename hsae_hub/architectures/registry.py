@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes
 from hsae_hub.errors import UsageError
 from hsae_hub.problems import key_paths, nearest, problems_of
 
@@ -110,6 +110,17 @@ def parse_config(data: dict[str, Any]) -> SAEConfig:
             f"this {data['architecture']} config cannot be used: {'; '.join(problems)}",
             problems=problems,
         ) from None
+
+
+def tensor_shapes(config: SAEConfig) -> Shapes:
+    """What the weight file of an SAE holds, by the names on disk; for one of this package no torch is loaded."""
+    if config.architecture in _OWN:
+        return config.tensors()
+    import torch
+
+    with torch.device("meta"):
+        weights = architecture(config.architecture)(config).weights()
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def build(config: SAEConfig | dict[str, Any], *, seed: int = 0) -> SAE[Any]:

@@ -1,4 +1,9 @@
-"""An SAE on disk: `config.json`, `sae.safetensors` and, after training, `stats.safetensors`."""
+"""An SAE on disk: `config.json`, `sae.safetensors` and, after training, `stats.safetensors`.
+
+Looking at one loads no torch; loading or saving it does.
+"""
+
+from typing import TYPE_CHECKING
 
 from hsae_hub.artifact.collection import NAME as NAME
 from hsae_hub.artifact.collection import Manifest as Manifest
@@ -18,18 +23,32 @@ from hsae_hub.artifact.files import CORE_REPORT as CORE_REPORT
 from hsae_hub.artifact.files import REPORTS as REPORTS
 from hsae_hub.artifact.files import STATS as STATS
 from hsae_hub.artifact.files import WEIGHTS as WEIGHTS
-from hsae_hub.artifact.files import LatentTable as LatentTable
 from hsae_hub.artifact.files import file_info as file_info
 from hsae_hub.artifact.files import flush as flush
 from hsae_hub.artifact.files import folder_atomic as folder_atomic
-from hsae_hub.artifact.files import save_sae as save_sae
 from hsae_hub.artifact.files import sha256_file as sha256_file
 from hsae_hub.artifact.files import write_atomic as write_atomic
-from hsae_hub.artifact.reading import Artifact as Artifact
-from hsae_hub.artifact.reading import ArtifactInfo as ArtifactInfo
 from hsae_hub.artifact.reading import check_files as check_files
 from hsae_hub.artifact.reading import check_header as check_header
-from hsae_hub.artifact.reading import read_artifact as read_artifact
 from hsae_hub.artifact.reading import read_config as read_config
 from hsae_hub.artifact.reading import read_manifest as read_manifest
 from hsae_hub.artifact.reading import read_object as read_object
+from hsae_hub.lazy import lazily
+
+if TYPE_CHECKING:
+    from hsae_hub.artifact.loading import Artifact as Artifact
+    from hsae_hub.artifact.loading import ArtifactInfo as ArtifactInfo
+    from hsae_hub.artifact.loading import read_artifact as read_artifact
+    from hsae_hub.artifact.saving import LatentTable as LatentTable
+    from hsae_hub.artifact.saving import save_sae as save_sae
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "Artifact": "loading",
+        "ArtifactInfo": "loading",
+        "read_artifact": "loading",
+        "LatentTable": "saving",
+        "save_sae": "saving",
+    },
+)

@@ -1,4 +1,4 @@
-"""Writes an SAE to a folder: each file beside its name first, then renamed, the config last."""
+"""Files that are never seen half written: each is made beside its name first, then renamed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from hsae_hub import __version__
-from hsae_hub.architectures import SAE
-from hsae_hub.artifact.config import (
-    ArtifactConfig,
-    FileInfo,
-    HookpointConfig,
-    ImportedConfig,
-    ModelConfig,
-    TokensConfig,
-    TrainingConfig,
-    VocabularyConfig,
-)
-from hsae_hub.artifact.tensors import write_tensors
-from hsae_hub.errors import CorruptError, UsageError
+from hsae_hub.artifact.config import FileInfo
+from hsae_hub.errors import UsageError
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -40,17 +23,6 @@ REPORTS = "eval"
 """Folder of what was measured."""
 CORE_REPORT = f"{REPORTS}/core.json"
 """Reconstruction and loss, which every card has."""
-
-
-class LatentTable(NamedTuple):
-    """What is known of every latent from a sample of tokens."""
-
-    p999: Float[Tensor, " d_sae"]
-    """99.9th percentile of act / ‖x‖ over the tokens where the latent is positive; 0 where it never was."""
-    density: Float[Tensor, " d_sae"]
-    """Share of tokens on which the latent is not zero, 0 to 1."""
-    tokens: int
-    """Size of the sample."""
 
 
 def sha256_file(path: Path) -> str:
@@ -122,67 +94,6 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def save_sae(
-    sae: SAE[Any],
-    folder: Path,
-    *,
-    model: ModelConfig | None = None,
-    hookpoint: HookpointConfig | None = None,
-    tokens: TokensConfig | None = None,
-    vocabulary: VocabularyConfig | None = None,
-    training: TrainingConfig | None = None,
-    imported: ImportedConfig | None = None,
-    baseline: str | None = None,
-    stats: LatentTable | None = None,
-) -> ArtifactConfig:
-    """Writes an SAE with what is known about it into a folder, which is made if it is not there.
-
-    Raises:
-        CorruptError: a weight is not finite; nothing is written.
-    """
-    weights = {
-        name: tensor.to("cpu", sae.dtype).contiguous() for name, tensor in sae.weights().items()
-    }
-    for name, tensor in weights.items():
-        check_finite(name, tensor)
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"format_version": "1", "written_by": f"hsae-hub {__version__}"}
-    write_atomic(folder / WEIGHTS, lambda path: write_tensors(path, weights, metadata))
-    names = [WEIGHTS]
-    if stats is None:
-        (folder / STATS).unlink(missing_ok=True)
-    else:
-        table = {"p999": stats.p999.float().cpu(), "density": stats.density.float().cpu()}
-        counted = metadata | {"tokens": str(stats.tokens)}
-        write_atomic(folder / STATS, lambda path: write_tensors(path, table, counted))
-        names.append(STATS)
-    config = ArtifactConfig(
-        sae=sae.config,
-        dtype=str(sae.dtype).removeprefix("torch."),  # type: ignore[arg-type]
-        model=model,
-        hookpoint=hookpoint,
-        tokens=tokens,
-        vocabulary=vocabulary,
-        training=training,
-        imported=imported,
-        baseline=baseline,
-        files={name: file_info(folder / name) for name in names},
-    )
-    write_atomic(folder / CONFIG, config.to_json())
-    return config
-
-
 def file_info(path: Path) -> FileInfo:
     """Hash and size of a file."""
     return FileInfo(sha256=sha256_file(path), size=path.stat().st_size)
-
-
-def check_finite(name: str, tensor: Float[Tensor, ...]) -> None:
-    """Raises CorruptError when a tensor holds a value that is not finite."""
-    ends = torch.aminmax(tensor)  # a nan anywhere is both; one pass without a copy
-    if not (ends.min.isfinite() and ends.max.isfinite()):
-        bad = int((~torch.isfinite(tensor)).sum())
-        raise CorruptError(
-            f"{name} has {bad} of {tensor.numel()} values that are not finite",
-            why="training diverged, or the file is damaged",
-        )

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hsae_hub.artifact.files import check_finite
+from hsae_hub.artifact.tensors import check_finite
 from hsae_hub.errors import CorruptError
 
 _AT_ONCE = (

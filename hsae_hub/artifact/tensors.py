@@ -1,4 +1,4 @@
-"""Writes a safetensors file whose tensors can be used where they lie, mapped into memory, with the same results.
+"""Tensors as they are written: finite, and so that they can be used where they lie, mapped into memory.
 
 huggingface's own writer lets data begin at any multiple of 8 bytes.
 """
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hsae_hub.errors import CorruptError
 from hsae_hub.ops import ALIGNED
 
 _CODES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -47,6 +48,17 @@ def write_tensors(
 def is_aligned(tensor: Float[Tensor, "..."]) -> bool:
     """Whether a product with this tensor gives the same bits as with a copy of it."""
     return tensor.is_contiguous() and tensor.data_ptr() % ALIGNED == 0
+
+
+def check_finite(name: str, tensor: Float[Tensor, ...]) -> None:
+    """Raises CorruptError when a tensor holds a value that is not finite."""
+    ends = torch.aminmax(tensor)  # a nan anywhere is both; one pass without a copy
+    if not (ends.min.isfinite() and ends.max.isfinite()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise CorruptError(
+            f"{name} has {bad} of {tensor.numel()} values that are not finite",
+            why="training diverged, or the file is damaged",
+        )
 
 
 def _alignment(tensor: Tensor) -> int:

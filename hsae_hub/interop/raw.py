@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hsae_hub.artifact import read_object
-from hsae_hub.artifact.files import check_finite
+from hsae_hub.artifact.tensors import check_finite
 from hsae_hub.errors import CorruptError, NotFoundError
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

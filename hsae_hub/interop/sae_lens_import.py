@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hsae_hub.artifact import HookpointConfig, TokensConfig
-from hsae_hub.artifact.files import check_finite
+from hsae_hub.artifact.tensors import check_finite
 from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.interop.places import model_config, of_transformer_lens, of_transformers
 from hsae_hub.interop.raw import Spec, number_of, read_json, read_safetensors, take, text_of

@@ -22,6 +22,15 @@ NORMALIZE: dict[Normalize, str] = {
 """What each way of normalising does to an activation."""
 
 
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of tensors by their names."""
+
+
+def encoder_and_decoder(d_in: int, d_sae: int) -> Shapes:
+    """The weights that a flat SAE has, whatever else it has."""
+    return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
+
+
 class SAEConfig(BaseModel, frozen=True, extra="forbid"):
     """Hyper-parameters of an architecture. A subclass adds its own and fixes `architecture`."""
 
@@ -45,3 +54,18 @@ class SAEConfig(BaseModel, frozen=True, extra="forbid"):
     def shape(self) -> TreeShape:
         """How many parents and children there are."""
         raise NotImplementedError
+
+    def tensors(self) -> Shapes:
+        """What its `sae.safetensors` holds: here the constants of normalising, to which a subclass adds its weights.
+
+        Only files of this package's architectures are compared with it; those of others with the module that is built.
+        """
+        d = self.d_in
+        found: Shapes = {}
+        if self.normalize == "standardize":
+            found |= {"norm_mean": (d,), "norm_std": (d,)}
+        elif self.normalize == "mean_norm":
+            found |= {"norm_scale": ()}
+        if self.whiten:
+            found |= {"norm_mean": (d,), "norm_whiten": (d, d), "norm_unwhiten": (d, d)}
+        return found

@@ -6,8 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes
 from hsae_hub.architectures.shape import TreeShape
+
+BATCH_NORM = ("bn_mean", "bn_var", "bn_weight", "bn_bias")
+"""What normalises the acts of a tier before they are composed: running statistics, then an affine map."""
+
+
+def joint(name: str, i: int) -> str:
+    """Name of what joins tier `i`, counted from 0, to the next: `W_c`, then `W_c_2`, `W_c_3`."""
+    return name if i == 0 else f"{name}_{i + 1}"
 
 
 class CompositionalConfig(SAEConfig, frozen=True):
@@ -44,3 +52,20 @@ class CompositionalConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(sum(self.widths), 0)
+
+    def tensors(self) -> Shapes:
+        sizes: dict[int | None, int] = {None: self.d_in, **dict(enumerate(self.widths))}
+        own = {name: tuple(sizes[tier] for tier in axes) for name, axes in self.axes().items()}
+        return super().tensors() | own | {"b_dec": (self.d_in,)}
+
+    def axes(self) -> dict[str, tuple[int | None, ...]]:
+        """The tier that each axis of a tensor runs over, counted from 0; None for `d_in`."""
+        tiers = range(len(self.widths))
+        own_decoders = () if self.tied else tiers
+        return {
+            **{f"W_{i + 1}": (None, i) for i in tiers},
+            **{joint("W_c", i): (i, i + 1) for i in tiers[:-1]},
+            **{f"b_{i + 1}": (i,) for i in tiers},
+            **{f"W_dec_{i + 1}": (i, None) for i in own_decoders},
+            **{joint(name, i): (i,) for name in BATCH_NORM for i in tiers[:-1]},
+        }

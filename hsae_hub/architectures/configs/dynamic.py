@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from hsae_hub.architectures.configs.base import Normalize, SAEConfig
+from hsae_hub.architectures.configs.base import Normalize, SAEConfig, Shapes, encoder_and_decoder
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -52,3 +52,6 @@ class DynamicConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        return super().tensors() | encoder_and_decoder(self.d_in, self.d_sae)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -26,3 +26,14 @@ class GatedConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        d_in, d_sae = self.d_in, self.d_sae
+        return super().tensors() | {
+            "W_enc": (d_in, d_sae),
+            "b_gate": (d_sae,),
+            "b_mag": (d_sae,),
+            "r_mag": (d_sae,),
+            "W_dec": (d_sae, d_in),
+            "b_dec": (d_in,),
+        }

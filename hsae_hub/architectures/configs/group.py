@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from hsae_hub.architectures.configs.base import Normalize, SAEConfig
+from hsae_hub.architectures.configs.base import Normalize, SAEConfig, Shapes, encoder_and_decoder
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -38,3 +38,6 @@ class GroupConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        return super().tensors() | encoder_and_decoder(self.d_in, self.d_sae)

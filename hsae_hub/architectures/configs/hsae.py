@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from hsae_hub.architectures.configs.base import Normalize, SAEConfig
+from hsae_hub.architectures.configs.base import Normalize, SAEConfig, Shapes
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -51,3 +51,15 @@ class HSAEConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.n_parents, self.n_children)
+
+    def tensors(self) -> Shapes:
+        d, n, m, s = self.d_in, self.n_parents, self.n_children, self.d_subspace
+        own: Shapes = {
+            "W_enc": (d, n),
+            "W_dec": (n, d),
+            "W_down": (n, s, d),
+            "W_up": (n, d, s),
+            "child_W_enc": (n, m, s),
+            "child_W_dec": (n, s, m),
+        }
+        return super().tensors() | own | ({"b_dec": (d,)} if self.bias else {})

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes, encoder_and_decoder
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -30,3 +30,10 @@ class JumpReLUConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        return (
+            super().tensors()
+            | encoder_and_decoder(self.d_in, self.d_sae)
+            | {"threshold": (self.d_sae,)}
+        )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes, encoder_and_decoder
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -26,3 +26,6 @@ class L1Config(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        return super().tensors() | encoder_and_decoder(self.d_in, self.d_sae)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes, encoder_and_decoder
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -40,3 +40,13 @@ class NestedConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        sizes = {"shared": self.n_shared, "special": self.d_sae - self.n_shared}
+        norms: Shapes = {
+            f"norm_{part}_{kind}": (size,)
+            for part, size in sizes.items()
+            for kind in ("weight", "bias")
+            if size > 0
+        }
+        return super().tensors() | encoder_and_decoder(self.d_in, self.d_sae) | norms

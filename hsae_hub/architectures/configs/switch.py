@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -38,3 +38,13 @@ class SwitchConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        d_in, d_sae = self.d_in, self.d_sae
+        return super().tensors() | {
+            "W_enc": (d_in, d_sae),
+            "W_dec": (d_sae, d_in),
+            "b_dec": (d_in,),
+            "W_router": (d_in, self.n_experts),
+            "b_router": (d_in,),
+        }

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
-from hsae_hub.architectures.configs.base import SAEConfig
+from hsae_hub.architectures.configs.base import SAEConfig, Shapes, encoder_and_decoder
 from hsae_hub.architectures.shape import TreeShape
 
 
@@ -35,3 +35,8 @@ class TopKConfig(SAEConfig, frozen=True):
 
     def shape(self) -> TreeShape:
         return TreeShape(self.d_sae, 0)
+
+    def tensors(self) -> Shapes:
+        own = encoder_and_decoder(self.d_in, self.d_sae)
+        kept = {name: shape for name, shape in own.items() if self.bias or name[0] == "W"}
+        return super().tensors() | kept
