@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import model_validator
 from torch import Tensor
 
 from hsae_hub.activations import choose_rows, describe_rows, heldout_windows
@@ -18,7 +17,7 @@ from hsae_hub.attach import Attached, SpliceReport, splice_losses
 from hsae_hub.evaluation.bench import Bench, OnProgress
 from hsae_hub.evaluation.bootstrap import of_sums
 from hsae_hub.evaluation.parts import digest_of, weights_sha256
-from hsae_hub.evaluation.report import Measured, Report, Result
+from hsae_hub.evaluation.report import CoreReport, Measured, Result
 from hsae_hub.evaluation.rows import measure_rows
 from hsae_hub.evaluation.sums import (
     ACTIVE,
@@ -41,39 +40,6 @@ _UNITS = {
     "l0_sparsity": "%",
     "mse": "squared activation",
 }
-
-
-class CoreReport(Report):
-    """Everything that was measured, and on what; `saes` holds `sae` and, by their names, those beside it."""
-
-    contexts: int
-    """0 for rows, which stand in none."""
-    weights: dict[str, str]
-    """sha256 of the measured weights by SAE, where they came from a file."""
-    saes: dict[str, dict[str, int | float]]
-    """Metrics by name, without their intervals."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_before_intervals(cls, data: Any) -> Any:
-        """Reports of the first releases hold `saes` and `weights` alone."""
-        if not isinstance(data, dict) or "results" in data:
-            return data
-        found = {
-            name: [{"name": key, "value": value} for key, value in numbers.items()]
-            for name, numbers in data.get("saes", {}).items()
-        }
-        weights = data.get("weights", {})
-        others = {
-            name: {"sha256": weights.get(name), "results": results}
-            for name, results in found.items()
-            if name != "sae"
-        }
-        return data | {
-            "sha256": weights.get("sae"),
-            "results": found.get("sae", []),
-            "beside": others,
-        }
 
 
 def evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hsae_hub.artifact import REPORTS, write_atomic
 
@@ -95,3 +95,36 @@ class Report(BaseModel):
 def schema_of(task: str) -> str:
     """What a report of a task is called inside."""
     return f"hsae.eval.{task}/1"
+
+
+class CoreReport(Report):
+    """Everything that was measured, and on what; `saes` holds `sae` and, by their names, those beside it."""
+
+    contexts: int
+    """0 for rows, which stand in none."""
+    weights: dict[str, str]
+    """sha256 of the measured weights by SAE, where they came from a file."""
+    saes: dict[str, dict[str, int | float]]
+    """Metrics by name, without their intervals."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_before_intervals(cls, data: Any) -> Any:
+        """Reports of the first releases hold `saes` and `weights` alone."""
+        if not isinstance(data, dict) or "results" in data:
+            return data
+        found = {
+            name: [{"name": key, "value": value} for key, value in numbers.items()]
+            for name, numbers in data.get("saes", {}).items()
+        }
+        weights = data.get("weights", {})
+        others = {
+            name: {"sha256": weights.get(name), "results": results}
+            for name, results in found.items()
+            if name != "sae"
+        }
+        return data | {
+            "sha256": weights.get("sae"),
+            "results": found.get("sae", []),
+            "beside": others,
+        }

@@ -5,13 +5,8 @@ Reading an index loads no language model's libraries; making one does.
 
 from typing import TYPE_CHECKING
 
-from hsae_hub.features.pages import Example as Example
-from hsae_hub.features.pages import FeaturePage as FeaturePage
-from hsae_hub.features.pages import Relative as Relative
-from hsae_hub.features.reading import INDEX_TABLES as INDEX_TABLES
-from hsae_hub.features.reading import FeatureIndex as FeatureIndex
-from hsae_hub.features.tables import FOLDER as FOLDER
-from hsae_hub.features.tables import INDEX as INDEX
+from hsae_hub.features.names import FOLDER as FOLDER
+from hsae_hub.features.names import INDEX as INDEX
 from hsae_hub.lazy import lazily
 
 if TYPE_CHECKING:
@@ -22,6 +17,11 @@ if TYPE_CHECKING:
     from hsae_hub.features.indexing import weights_sha256 as weights_sha256
     from hsae_hub.features.naming import labelled as labelled
     from hsae_hub.features.naming import own_index as own_index
+    from hsae_hub.features.pages import Example as Example
+    from hsae_hub.features.pages import FeaturePage as FeaturePage
+    from hsae_hub.features.pages import Relative as Relative
+    from hsae_hub.features.reading import INDEX_TABLES as INDEX_TABLES
+    from hsae_hub.features.reading import FeatureIndex as FeatureIndex
 
 __getattr__ = lazily(
     __name__,
@@ -33,5 +33,10 @@ __getattr__ = lazily(
         "labelled": "naming",
         "own_index": "naming",
         "weights_sha256": "indexing",
+        "Example": "pages",
+        "FeaturePage": "pages",
+        "Relative": "pages",
+        "INDEX_TABLES": "reading",
+        "FeatureIndex": "reading",
     },
 )

@@ -28,8 +28,9 @@ from hsae_hub.features.corpus import Corpus, open_corpus
 from hsae_hub.features.directions import Logits, Strongest, logits_of, nearest_of
 from hsae_hub.features.gallery import GALLERY, as_json, make_gallery
 from hsae_hub.features.gathering import BINS_A_DOUBLING, LOWEST, Gathered
+from hsae_hub.features.names import FOLDER, INDEX
 from hsae_hub.features.summing import latents_table, windows_table
-from hsae_hub.features.tables import COLUMNS, CONTEXTS, FOLDER, INDEX, LATENTS, SCHEMA
+from hsae_hub.features.tables import COLUMNS, CONTEXTS, LATENTS, SCHEMA
 from hsae_hub.features.work import (
     WORK,
     IndexPlan,

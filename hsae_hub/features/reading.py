@@ -16,8 +16,9 @@ from hsae_hub.architectures import TreeShape
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 from hsae_hub.features.gallery import relabel
 from hsae_hub.features.labels import LABELS, Label, read_labels, write_labels
+from hsae_hub.features.names import FOLDER, INDEX
 from hsae_hub.features.pages import Example, FeaturePage, Relative
-from hsae_hub.features.tables import CONTEXTS, FOLDER, INDEX, LATENTS, SCHEMA, WINDOWS
+from hsae_hub.features.tables import CONTEXTS, LATENTS, SCHEMA, WINDOWS
 
 By = Literal["label", "token", "text"]
 _TABLES = {"latents.parquet": LATENTS, "contexts.parquet": CONTEXTS, "windows.parquet": WINDOWS}

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-FOLDER = "features"
-"""Where an SAE's folder keeps its index."""
-INDEX = "index.json"
-"""Without it there is no index; written last."""
 SCHEMA = "hsae.features/1"
 BANDS = 5
 """Equal parts into which a latent's sampled contexts are divided by act, 1 the strongest."""

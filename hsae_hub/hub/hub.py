@@ -13,7 +13,6 @@ from hsae_hub.hub.huggingface import HuggingFace
 from hsae_hub.hub.listing import CachedSAE, ListedSAE, list_cached, list_hub
 from hsae_hub.hub.places import Place, Search
 from hsae_hub.hub.pull import Pulled, PullPlan, plan_pull, pull
-from hsae_hub.hub.push import OnStep, Pushed, push
 from hsae_hub.hub.refs import Ref, check_target
 from hsae_hub.hub.removing import Removal, plan_removal, remove
 from hsae_hub.hub.show import Shown, ShownCollection, show, show_folder
@@ -21,6 +20,7 @@ from hsae_hub.hub.verify import Verified, verify, verify_folder
 
 if TYPE_CHECKING:
     from hsae_hub.evaluation import CoreReport
+    from hsae_hub.hub.push import OnStep, Pushed
 
 
 class Hub:
@@ -131,6 +131,8 @@ class Hub:
             DeniedError: the token may not write there.
             NetworkError: the hub cannot be reached.
         """
+        from hsae_hub.hub.push import push  # writes cards
+
         return push(
             self.place(),
             Path(folder).expanduser(),

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from hsae_hub.artifact import CONFIG, check_files, read_config
-from hsae_hub.errors import HSAEError
+from hsae_hub.errors import CorruptError, HSAEError
+from hsae_hub.hub.claims import compare
 from hsae_hub.hub.fetching import Fetched, OnProgress, difference
 from hsae_hub.hub.locate import locate, not_whole
 from hsae_hub.hub.places import Check, Place, same_content
 from hsae_hub.hub.pull import check_sae, wanted_files
 from hsae_hub.hub.refs import Ref
+from hsae_hub.hub.values import count_values
 
 if TYPE_CHECKING:
     from hsae_hub.evaluation import CoreReport
-
-_AT_ONCE = 1 << 26  # values that are looked at together
 
 
 class Verified(NamedTuple):
@@ -118,33 +115,18 @@ def _listed(wrong: dict[str, str]) -> str:
 
 def _values(folders: list[Path]) -> Check:
     """Whether every weight is finite."""
-    from safetensors import SafetensorError, safe_open
-
     count = 0
     bad: dict[str, str] = {}
     for path in [folder / name for folder in folders for name in read_config(folder).files]:
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in list(file.keys()):
-                    wrong = 0
-                    for part in _parts(file.get_slice(name)):
-                        count += part.numel()
-                        wrong += int((~torch.isfinite(part)).sum())
-                    if wrong:
-                        bad[f"{path.name}: {name}"] = f"has {wrong:,} values that are not finite"
-        except SafetensorError as error:
-            bad[path.name] = f"cannot be read: {error}"
+            found, wrong = count_values(path)
+        except CorruptError as error:
+            bad[path.name] = error.message
+            continue
+        count += found
+        for name, values in wrong.items():
+            bad[f"{path.name}: {name}"] = f"has {values:,} values that are not finite"
     return Check("values", not bad, _listed(bad) or f"{count:,} values, all of them finite")
-
-
-def _parts(stored: Any) -> Iterator[torch.Tensor]:
-    shape = stored.get_shape()
-    if not shape or math.prod(shape) <= _AT_ONCE:
-        yield stored[:] if shape else stored[...]
-        return
-    rows = max(_AT_ONCE // math.prod(shape[1:]), 1)
-    for at in range(0, shape[0], rows):
-        yield stored[at : at + rows]
 
 
 def _with_report(
@@ -152,8 +134,6 @@ def _with_report(
 ) -> Verified:
     causes: list[str] = []
     if all(check.passed for check in checks):
-        from hsae_hub.hub.claims import compare  # brings the language model's packages with it
-
         compared, causes = compare(folder, report)
         checks = [*checks, *compared]
     return Verified(ref, commit, folder, tuple(checks), tuple(causes))

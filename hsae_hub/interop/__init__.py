@@ -1,31 +1,28 @@
-"""SAEs in the formats of other toolkits: one file a format."""
+"""SAEs in the formats of other toolkits: one file a format. Knowing one by its files loads no torch."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from hsae_hub.architectures import SAE
-from hsae_hub.artifact import ArtifactConfig
-from hsae_hub.interop.dictionary_learning import export_dictionary_learning
-from hsae_hub.interop.reading import FORMATS as FORMATS
-from hsae_hub.interop.reading import Imported as Imported
-from hsae_hub.interop.reading import check_pickle as check_pickle
-from hsae_hub.interop.reading import format_named as format_named
-from hsae_hub.interop.reading import needs as needs
-from hsae_hub.interop.reading import read_foreign as read_foreign
-from hsae_hub.interop.reading import recognise as recognise
-from hsae_hub.interop.reading import recognise_folder as recognise_folder
-from hsae_hub.interop.sae_lens_export import export_sae_lens, export_sae_lens_parents
-from hsae_hub.interop.sparsify import export_sparsify
-from hsae_hub.interop.told import Format as Format
+from hsae_hub.interop.formats import FORMATS as FORMATS
+from hsae_hub.interop.formats import Format as Format
+from hsae_hub.interop.formats import check_pickle as check_pickle
+from hsae_hub.interop.formats import format_named as format_named
+from hsae_hub.interop.formats import needs as needs
+from hsae_hub.interop.formats import recognise as recognise
+from hsae_hub.interop.formats import recognise_folder as recognise_folder
+from hsae_hub.lazy import lazily
 
-Export = Callable[[SAE[Any], ArtifactConfig | None, Path], None]
-"""Writes an SAE, with what is known about it, into a folder; UsageError where the format cannot hold it exactly."""
+if TYPE_CHECKING:
+    from hsae_hub.interop.exporting import EXPORTS as EXPORTS
+    from hsae_hub.interop.exporting import Export as Export
+    from hsae_hub.interop.reading import Imported as Imported
+    from hsae_hub.interop.reading import read_foreign as read_foreign
 
-EXPORTS: dict[str, Export] = {
-    "sae-lens": export_sae_lens,
-    "sae-lens-parents": export_sae_lens_parents,
-    "sparsify": export_sparsify,
-    "dictionary-learning": export_dictionary_learning,
-}
-"""What can be written, by the name that `hsae export` takes."""
+__getattr__ = lazily(
+    __name__,
+    {
+        "EXPORTS": "exporting",
+        "Export": "exporting",
+        "Imported": "reading",
+        "read_foreign": "reading",
+    },
+)

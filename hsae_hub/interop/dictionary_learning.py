@@ -19,7 +19,7 @@ from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.interop.folding import FLAT, Flat, folded
 from hsae_hub.interop.places import model_config, of_transformers, residual
 from hsae_hub.interop.raw import Spec, number_of, read_json, read_pickle, take, text_of
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.interop.told import Told
 
 WEIGHTS = "ae.pt"
 CONFIG = "config.json"
@@ -90,7 +90,8 @@ _TRAINERS = {
 }
 
 
-def _read(folder: Path, where: str) -> Told:
+def read(folder: Path, where: str) -> Told:
+    """See `Format.module`."""
     data = read_json(folder / CONFIG)
     about = data.get("trainer")
     if not isinstance(about, dict):
@@ -243,13 +244,3 @@ def _about(name: str, sae: SAE[Any], config: ArtifactConfig | None) -> dict[str,
     if config is not None and config.tokens is not None:
         buffer["ctx_len"] = config.tokens.context_length
     return {"trainer": trainer, "buffer": buffer}
-
-
-FORMAT = Format(
-    "dictionary-learning",
-    "dictionary_learning",
-    lambda names: {WEIGHTS, CONFIG} <= names,
-    (WEIGHTS, CONFIG),
-    _read,
-    pickled=True,
-)

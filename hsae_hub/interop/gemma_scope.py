@@ -9,7 +9,7 @@ from hsae_hub.artifact import HookpointConfig
 from hsae_hub.errors import UsageError
 from hsae_hub.interop.places import model_config, of_transformer_lens
 from hsae_hub.interop.raw import read_npz, take
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.interop.told import Told
 
 PARAMS = "params.npz"
 _SPEC = {
@@ -24,7 +24,8 @@ JUMPRELU = {"architecture": "jumprelu", "lambda_l0": 0.0, "pre_encoder_bias": Fa
 _HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
 
-def _read(folder: Path, where: str) -> Told:
+def read(folder: Path, where: str) -> Told:
+    """See `Format.module`."""
     name = re.search(r"gemma-scope-(2b|9b|27b)-(pt|it)-(\w+)", where)
     if "transcoder" in where:
         raise UsageError(
@@ -50,6 +51,3 @@ def _read(folder: Path, where: str) -> Told:
         else:
             notes.append("its path does not say layer_N, so its hookpoint is not known")
     return Told(JUMPRELU, tensors, tuple(notes), model, hookpoint)
-
-
-FORMAT = Format("gemma-scope", "Gemma Scope", lambda names: PARAMS in names, (PARAMS,), _read)

@@ -10,7 +10,7 @@ from hsae_hub.errors import UsageError
 from hsae_hub.interop.gemma_scope import JUMPRELU
 from hsae_hub.interop.places import model_config, of_transformers
 from hsae_hub.interop.raw import read_json, read_safetensors, take, text_of
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.interop.told import Told
 
 PARAMS = "params.safetensors"
 CONFIG = "config.json"
@@ -40,7 +40,8 @@ def _by_path(where: str) -> dict[str, Any]:
     return found
 
 
-def _read(folder: Path, where: str) -> Told:
+def read(folder: Path, where: str) -> Told:
+    """See `Format.module`."""
     has_config = (folder / CONFIG).is_file()
     about = read_json(folder / CONFIG) if has_config else _by_path(where)
     read, written = (about.get(f"hf_hook_point_{end}") for end in ("in", "out"))
@@ -64,8 +65,3 @@ def _read(folder: Path, where: str) -> Told:
     if model is None or hookpoint is None:
         notes.append("neither config.json nor its path tell model and hookpoint")
     return Told(JUMPRELU, tensors, tuple(notes), model, hookpoint)
-
-
-FORMAT = Format(
-    "gemma-scope-2", "Gemma Scope 2", lambda names: PARAMS in names, (PARAMS, CONFIG), _read
-)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hsae_hub.errors import CorruptError, ResourceError, UsageError
 from hsae_hub.interop.raw import check_gain, number_of, read_json, take
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.interop.told import Told
 
 _MODEL = "model"
 _SIZES = "hyperparameters/metadata"
@@ -30,7 +30,8 @@ _SPEC = {
 _OFFSET = "top_level_autoencoder.offset"
 
 
-def _read(folder: Path, where: str) -> Told:
+def read(folder: Path, where: str) -> Told:
+    """See `Format.module`."""
     sizes = read_json(folder / _SIZES)
     names = {"d": "input_dim", "n": "num_experts", "m": "atoms_per_subspace", "s": "subspace_dim"}
     lengths = {a: number_of(sizes, name, str(folder / _SIZES)) for a, name in names.items()}
@@ -93,12 +94,3 @@ def _arrays(folder: Path, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
                 f"{folder}: {name} has shape {list(opened[name].shape)}, but its hyperparameters give {shape}"
             )
     return {name: torch.from_numpy(array.read().result().copy()) for name, array in opened.items()}
-
-
-FORMAT = Format(
-    "hsae-jax",
-    "the H-SAE authors' JAX code",
-    lambda names: {f"{_MODEL}/", "hyperparameters/"} <= names,
-    (_SIZES, f"{_MODEL}/*"),
-    _read,
-)

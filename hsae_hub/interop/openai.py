@@ -9,7 +9,7 @@ from typing import Any
 from hsae_hub.errors import NotFoundError, UsageError
 from hsae_hub.interop.places import model_config, of_transformer_lens
 from hsae_hub.interop.raw import Spec, number_of, read_pickle, take
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.interop.told import Told
 
 _SPEC: Spec = {
     "encoder.weight": ("W_enc", "F d"),
@@ -31,7 +31,8 @@ _HOOKS = {
 }
 
 
-def _read(path: Path, where: str) -> Told:
+def read(path: Path, where: str) -> Told:
+    """See `Format.module`."""
     if path.is_dir():
         found = sorted(path.glob("*.pt"))
         if len(found) != 1:
@@ -71,14 +72,3 @@ def _read(path: Path, where: str) -> Told:
     model = model_config("gpt2-small")
     hook = f"blocks.{place[2]}." + _HOOKS[place[1]]
     return Told(config, tensors, tuple(notes), model, of_transformer_lens(hook, "gpt2"))
-
-
-FORMAT = Format(
-    "openai",
-    "OpenAI",
-    lambda names: any(name.endswith(".pt") for name in names) and "config.json" not in names,
-    ("*.pt",),
-    _read,
-    pickled=True,
-    one_file=True,
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,31 +12,10 @@ from hsae_hub import __version__
 from hsae_hub.architectures import SAE, architecture, parse_config
 from hsae_hub.artifact import ArtifactConfig, ArtifactInfo, ImportedConfig
 from hsae_hub.artifact.files import file_info
-from hsae_hub.errors import CorruptError, DeniedError, NotFoundError, UsageError
-from hsae_hub.interop import (
-    dictionary_learning,
-    gemma_scope,
-    gemma_scope_2,
-    hsae_jax,
-    openai,
-    sae_lens_import,
-    sparsify,
-)
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.errors import CorruptError, NotFoundError, UsageError
+from hsae_hub.interop.formats import FORMATS, check_pickle, format_named, needs, recognise_folder
+from hsae_hub.interop.told import Told
 
-FORMATS: dict[str, Format] = {
-    module.FORMAT.name: module.FORMAT
-    for module in (
-        sae_lens_import,
-        sparsify,
-        dictionary_learning,
-        gemma_scope,
-        gemma_scope_2,
-        hsae_jax,
-        openai,
-    )
-}
-"""Every foreign format by its name, the more particular ones first."""
 _NORM_TOLERANCE = 1e-3
 _TYPE = "it is not told in which type the model ran; float32 is written"
 _LAST_NAMES = 3
@@ -48,46 +27,6 @@ class Imported(NamedTuple):
     sae: SAE[Any]
     config: ArtifactConfig
     """As its `config.json` here would be, without files."""
-
-
-def recognise(names: frozenset[str]) -> Format | None:
-    """The format of a folder, from the names in it (a folder's ends with `/`); None if it is none of these."""
-    return next((each for each in FORMATS.values() if each.matches(names)), None)
-
-
-def recognise_folder(path: Path) -> Format | None:
-    """The same for a folder, or a single file, of this machine."""
-    if path.is_file():
-        return recognise(frozenset({path.name}))
-    if not path.is_dir():
-        return None
-    return recognise(frozenset(p.name + "/" * p.is_dir() for p in path.iterdir()))
-
-
-def format_named(name: str) -> Format:
-    """The format of a name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name not in FORMATS:
-        raise UsageError(f"unknown format {name!r}", fix=f"known: {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
-def needs(each: Format, path: str) -> bool:
-    """Whether reading takes a file, by its path relative to the SAE's folder."""
-    return any(fnmatchcase(path, pattern) for pattern in each.files)
-
-
-def check_pickle(each: Format, where: str, allowed: bool) -> None:
-    """Raises DeniedError for a pickle that nobody allowed."""
-    if each.pickled and not allowed:
-        raise DeniedError(
-            f"{where} is in the format of {each.title}, whose weights are a pickle",
-            why="a pickle can run code; here it is read with tensors, numbers and texts only, if you say so",
-            fix=f"hsae import {where} DIR --allow-pickle\nhsae_hub.load({where!r}, allow_pickle=True)",
-        )
 
 
 def read_foreign(
@@ -124,7 +63,7 @@ def read_foreign(
     check_pickle(found, ref or str(path), allow_pickle)
     if path.is_file() and not found.one_file:
         raise UsageError(f"{path} is a file; {found.title} needs its folder", fix=str(path.parent))
-    told = found.read(path, where or full)
+    told: Told = import_module(f"hsae_hub.interop.{found.module}").read(path, where or full)
     sae = _built(told, str(path))
     sae = sae.to(device=device, dtype=dtype).requires_grad_(False).eval()
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]

@@ -13,7 +13,7 @@ from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.interop.places import model_config, of_transformer_lens, of_transformers
 from hsae_hub.interop.raw import Spec, number_of, read_json, read_safetensors, take, text_of
 from hsae_hub.interop.sae_lens_export import CFG, PLUGIN, WEIGHTS
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.interop.told import Told
 
 _BASE = {"W_enc": ("W_enc", "d F"), "W_dec": ("W_dec", "F d"), "b_dec": ("b_dec", "d")}
 _BIASED = _BASE | {"b_enc": ("b_enc", "F")}
@@ -64,7 +64,8 @@ def _modern(cfg: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return new, old
 
 
-def _read(folder: Path, where: str) -> Told:
+def read(folder: Path, where: str) -> Told:
+    """See `Format.module`."""
     cfg, metadata = _modern(read_json(folder / CFG))
     architecture, weights = text_of(cfg, "architecture"), str(folder / WEIGHTS)
     raw: dict[str, Tensor] = read_safetensors(folder / WEIGHTS)
@@ -202,6 +203,3 @@ def _hookpoint(metadata: dict[str, Any], model: str | None) -> HookpointConfig |
     if found is not None and hook:
         return found.model_copy(update={"transformer_lens": hook})
     return found
-
-
-FORMAT = Format("sae-lens", "SAELens", lambda names: {CFG, WEIGHTS} <= names, (CFG, WEIGHTS), _read)

@@ -12,7 +12,7 @@ from hsae_hub.errors import CorruptError, UsageError
 from hsae_hub.interop.folding import folded
 from hsae_hub.interop.places import model_config, of_transformers
 from hsae_hub.interop.raw import Spec, number_of, read_json, read_safetensors, take, text_of
-from hsae_hub.interop.told import Format, Told
+from hsae_hub.interop.told import Told
 
 CFG = "cfg.json"
 WEIGHTS = "sae.safetensors"
@@ -26,7 +26,8 @@ _SPEC: Spec = {
 }
 
 
-def _read(folder: Path, where: str) -> Told:
+def read(folder: Path, where: str) -> Told:
+    """See `Format.module`."""
     cfg = read_json(folder / CFG)
     for key in ("transcode", "skip_connection"):
         if cfg.get(key):
@@ -90,8 +91,3 @@ def export_sparsify(sae: SAE[Any], config: ArtifactConfig | None, folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / WEIGHTS, lambda path: save_file(weights, path, {"format": "pt"}))
     write_atomic(folder / CFG, json.dumps(cfg) + "\n")
-
-
-FORMAT = Format(
-    "sparsify", "sparsify", lambda names: {CFG, WEIGHTS} <= names, (CFG, WEIGHTS, RUN), _read
-)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -23,29 +21,3 @@ class Told(NamedTuple):
     model: ModelConfig | None = None
     hookpoint: HookpointConfig | None = None
     tokens: TokensConfig | None = None
-
-
-class Format(NamedTuple):
-    """One format: how a folder of it is known, which of its files are needed, and how they are read."""
-
-    name: str
-    """As `--format` takes it."""
-    title: str
-    """As people call it."""
-    matches: Callable[[frozenset[str]], bool]
-    """Whether a folder is one, from the names in it; a folder's name ends with `/`."""
-    files: tuple[str, ...]
-    """Patterns of the files that reading takes, relative to the folder."""
-    read: Callable[[Path, str], Told]
-    """Reads a folder, or one file of it where a folder holds several SAEs; the text is its full name, wherever it
-    lies, for what only names tell.
-
-    Raises:
-        NotFoundError: a file is missing.
-        CorruptError: it is not what the format says.
-        UsageError: it is, and no architecture here computes the same.
-    """
-    pickled: bool = False
-    """Whether its weights are a pickle, which is read only if the user says so."""
-    one_file: bool = False
-    """Whether each file that reading takes is an SAE of its own."""
