@@ -5,7 +5,7 @@ import torch
 
 import hsae_hub.architectures.hsae as hsae
 from hsae_hub.architectures import TrainStep, build
-from hsae_hub.ops import cross_orthogonality
+from hsae_hub.ops import cross_orthogonality, penalties
 
 
 def drawn(n: int = 30, d: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,10 +39,45 @@ def test_orthogonality_and_its_gradient_are_those_of_the_full_matrix(variant: st
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("n", [1, 5, 64])
-def test_strips_of_a_gram_matrix_fit_together(n: int) -> None:
-    weights = drawn(20, n)
+@pytest.mark.parametrize("d", [1, 5, 64, 300, 1100])
+def test_strips_of_a_gram_matrix_fit_together(d: int) -> None:
+    weights = drawn(20, d)
     torch.testing.assert_close(cross_orthogonality(*weights), by_full_matrix(*weights, "paper"))
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("probed", [False, True])
+def test_so_many_latents_at_once_as_one_likes(
+    probed: bool, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> list[torch.Tensor]:
+        weights = drawn()
+        probes = torch.Generator().manual_seed(0) if probed else None
+        value = cross_orthogonality(*weights, variant=variant, probes=probes)
+        return [value, *gradients(value, *weights)]
+
+    wanted = found()
+    monkeypatch.setattr(penalties, "_SUMMED", 7)
+    monkeypatch.setattr(penalties, "_TURNED", 4)
+    for one, other in zip(found(), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_large_products_are_onednns_and_gram_matrices_are_half_computed() -> None:
+    n, d = 1024, 512
+    weights = [w.detach().float().requires_grad_() for w in drawn(n, d)]
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], record_shapes=True) as seen:
+        gradients(cross_orthogonality(*weights), *weights)
+    events = seen.key_averages(group_by_input_shape=True)
+    assert "aten::mm" not in {event.key for event in events}
+    work = 0
+    for event in events:
+        if event.key == "mkldnn::_linear_pointwise":
+            (rows, inner), (columns, _) = event.input_shapes[:2]
+            work += event.count * rows * inner * columns
+    strips = 4
+    assert work == (2 + (strips + 1) / strips) * n * d * d
 
 
 def test_rounded_products_change_little() -> None:

@@ -1,6 +1,9 @@
 """Dense products of training: oneDNN's and bfloat16's against float64, by themselves and in every architecture."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,11 +55,47 @@ def test_a_product_and_its_gradients_are_those_of_float64(shape, precision):
         assert is_bias or precision == torch.float32 or away > 1e-4  # it was rounded
 
 
-def test_a_large_float32_product_is_onednns():
+LAYOUTS = {
+    "rows": lambda W: W.contiguous(),
+    "columns": lambda W: W.T.contiguous().T,
+    "rows of more": lambda W: W.repeat(2, 1)[: len(W)],
+    "parts of rows": lambda W: W.repeat(1, 2)[:, : W.shape[1]],
+    "parts of columns": lambda W: W.T.repeat(1, 2)[:, : len(W)].T,
+    "every other": lambda W: W.repeat_interleave(2, 1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("of_x", LAYOUTS)
+@pytest.mark.parametrize("of_W", LAYOUTS)
+def test_a_large_float32_product_is_onednns_where_it_has_a_kernel(of_x, of_W):
+    """Of a matrix with gaps between its rows it takes the product number by number, thousands of times slower."""
     x, W, _ = operands(LARGE, torch.float32)
+    given = LAYOUTS[of_x](x.detach()), LAYOUTS[of_W](W.detach())
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        product(x, W)
-    assert "mkldnn::_linear_pointwise" in {event.key for event in seen.key_averages()}
+        found = product(*given)
+    is_onednns = "mkldnn::_linear_pointwise" in {event.key for event in seen.key_averages()}
+    assert is_onednns == (of_W in ("rows", "columns", "rows of more"))
+    assert torch.allclose(found, x @ W, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+def test_onednn_has_a_kernel_for_every_product_that_it_is_given():
+    program = """
+import torch
+from test_products import LARGE, LAYOUTS, operands
+from hsae_hub.ops import product
+x, W, _ = operands(LARGE, torch.float32)
+for of_x in LAYOUTS.values():
+    for of_W in LAYOUTS.values():
+        product(of_x(x.detach()), of_W(W.detach()))
+"""
+    environment = os.environ | {"ONEDNN_VERBOSE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    used = [line for line in done.stdout.splitlines() if ",exec,cpu,inner_product," in line]
+    assert len(used) == 3 * len(LAYOUTS)
+    assert not [line for line in used if ",ref:" in line]
 
 
 def test_kept_values_are_the_rounded_ones_that_were_chosen():

@@ -104,7 +104,7 @@ def test_flops_of_a_tree_agree_with_the_formula():
     children = 2 * B * k * m * s
     up = 2 * B * k * s * d
     product = 2 * d * d * n
-    ortho = (2 * 5 / 8 + 2) * product  # two symmetric ones by quarters, two for the gradient
+    ortho = (2 + 2) * product  # two symmetric ones, whole where so narrow, two for the gradient
     atoms = 2 * B * k * s
     wanted = 2 * encoder + 3 * parents + 2 * down + 3 * (children + atoms + up) + ortho
     assert flops(HSAE) == wanted

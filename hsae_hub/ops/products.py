@@ -86,12 +86,16 @@ class _Product(torch.autograd.Function):
 
 
 def _is_for_onednn(x: Tensor, W: Tensor) -> bool:
-    """The operator is what compiled modules run; no public name reaches it."""
+    """The operator is what compiled modules run; no public name reaches it.
+
+    It copies an `x` that does not lie row by row, but of a part of a larger `W` it takes the product number by number.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype == W.dtype == torch.float32
         and len(x) >= _ROWS
         and x.numel() * W.shape[1] >= _WORTH
+        and (W.is_contiguous() or W.mT.is_contiguous())
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
