@@ -7,24 +7,27 @@ row is dropped, and afterwards they are renormalised.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from hsae_hub.ops.constraints import normalize_rows_, project_out_rows_
 from hsae_hub.ops.kernels.uses import AdamStep, Learned, Missed, Uses
 
-_SUM = 0  # the mode's number in the operator
-_CHUNK = 1 << 19  # numbers that are updated at a time, so that they stay in a core's cache
-_STRIP = 256  # rows of a matrix of columns that are updated at a time
+_CHUNK = 1 << 17  # numbers of a gradient at a time: they stay in a core's cache
+_SMALL = 1 << 12  # numbers of a block that is copied out and back rather than updated where it lies
+_STRIP = 32  # rows of a matrix of columns that are updated at a time
 
 
 def square_norms(uses: Uses, unit: Float[Tensor, "n s width"] | None) -> Float[Tensor, " used"]:
     """Of the gradient of each used block the sum of squares; with `unit` without the part along its unit rows."""
     found = uses.x.new_empty(len(uses.blocks))
+    bags = _bags(uses)
     for start, end in _chunks(len(uses.blocks), uses.values.shape[1] * uses.x.shape[1]):
-        grad = _gradient(uses, start, end)
+        grad = bags.rows(start, end, uses.x)
         if unit is not None:
             project_out_rows_(grad, unit[uses.blocks[start:end]])
         torch.sum(grad.square_(), (1, 2), out=found[start:end])
@@ -41,24 +44,26 @@ def adam_blocks_(
 ) -> None:
     """A step of Adam, in place; with `only_used` blocks without a use keep what they have."""
     n, s, width = learned.table.shape
-    if only_used:
-        for start, end in _chunks(len(uses.blocks), s * width):
-            blocks = uses.blocks[start:end]
-            grad = _gradient(uses, start, end)
-            if unit:
-                project_out_rows_(grad, learned.table[blocks])
-            places = blocks.tolist()
-            table, first, second = ([x[place] for place in places] for x in learned)
-            _fused_(table, first, second, list(grad.unbind()), adam)
-            if unit:
-                rows = learned.table[blocks]
-                normalize_rows_(rows)
-                learned.table[blocks] = rows
+    if not only_used:
+        bags = _bags(_of_all(uses, n))
+        for start, end in _chunks(n, s * width):
+            here = Learned(*(x[start:end] for x in learned))
+            _adam_(here, bags.rows(start, end, uses.x), adam, unit=unit)
         return
-    for start, end in _chunks(n, s * width):
-        low, high = torch.searchsorted(uses.blocks, torch.tensor([start, end])).tolist()
-        grad = _gradient(uses, low, high, (start, end))
-        _adam_(Learned(*(x[start:end] for x in learned)), grad, adam, unit=unit)
+    bags = _bags(uses)
+    alone = not unit and s * width > _SMALL
+    for start, end in _chunks(len(uses.blocks), s * width):
+        grad, blocks = bags.rows(start, end, uses.x), uses.blocks[start:end]
+        if alone:
+            places = blocks.tolist()
+            near = (x[places[0] : places[-1] + 1].unbind() for x in learned)
+            parts = ([x[place - places[0]] for place in places] for x in near)
+            _fused_(*parts, list(grad.unbind()), adam)
+        else:
+            here = Learned(*(x[blocks] for x in learned))
+            _adam_(here, grad, adam, unit=unit)
+            for x, changed in zip(learned, here, strict=True):
+                x[blocks] = changed
 
 
 def adam_columns_(
@@ -68,10 +73,10 @@ def adam_columns_(
 ) -> None:
     """A step of Adam of a matrix whose columns are the blocks, in place."""
     width, n = learned.table.shape
+    bags = _bags(_of_all(uses, n))
     for start in range(0, width, _STRIP):
-        strip = slice(start, min(start + _STRIP, width))
-        part = uses._replace(x=uses.x[:, strip].contiguous())
-        grad = _gradient(part, 0, len(uses.blocks), (0, n))[:, 0].T.contiguous()
+        strip = slice(start, start + _STRIP)
+        grad = bags.rows(0, n, uses.x[:, strip].contiguous())[:, 0].T.contiguous()
         _adam_(Learned(*(x[strip] for x in learned)), grad, adam, unit=False)
 
 
@@ -152,24 +157,53 @@ def _renormalised(
     return kept[..., None].to(p.dtype), moved[..., None].to(p.dtype)
 
 
-def _gradient(
-    uses: Uses, low: int, high: int, block_range: tuple[int, int] | None = None
-) -> Float[Tensor, "blocks s width"]:
-    """The gradient of the used blocks `low … high - 1`, one after another, or in their places in a range of blocks."""
-    pairs = slice(int(uses.starts[low]), int(uses.starts[high]))
-    counts = uses.starts[low : high + 1].diff()
-    if block_range is None:
-        places, n = torch.arange(high - low), high - low
-    else:
-        places, n = uses.blocks[low:high] - block_range[0], block_range[1] - block_range[0]
-    s, width = uses.values.shape[1], uses.x.shape[1]
-    rows = (places.repeat_interleave(counts)[:, None] * s + torch.arange(s)).flatten()
-    tokens = uses.tokens[pairs].repeat_interleave(s)
-    sizes = tokens.new_ones(len(uses.x))
-    grad = torch.ops.aten._embedding_bag_dense_backward(
-        uses.x, rows, tokens, sizes, sizes, n * s, False, _SUM, uses.values[pairs].flatten()
-    )
-    return grad.view(n, s, width)  # type: ignore[no-any-return]
+class _Bags(NamedTuple):
+    """Tokens whose weighted sums are the rows of a gradient, row by row."""
+
+    tokens: Int64[Tensor, " all"]
+    weights: Float[Tensor, " all"]
+    starts: Int64[Tensor, "blocks s"]
+    """Of the bag of each row."""
+    ends: list[int]
+    """Where the bags of each block begin, and those of the last one end."""
+
+    def rows(
+        self, low: int, high: int, x: Float[Tensor, "all width"]
+    ) -> Float[Tensor, "blocks s width"]:
+        """The gradient of blocks `low … high - 1`."""
+        first = self.ends[low]
+        here = slice(first, self.ends[high])
+        found = embedding_bag(
+            self.tokens[here],
+            x,
+            (self.starts[low:high] - first).flatten(),
+            per_sample_weights=self.weights[here],
+            mode="sum",
+        )
+        return found.view(high - low, -1, x.shape[1])
+
+
+def _bags(uses: Uses) -> _Bags:
+    """A block's pairs as they are, once for each of its rows."""
+    s = uses.values.shape[1]
+    counts = uses.starts.diff()
+    starts = s * uses.starts[:-1, None] + counts[:, None] * torch.arange(s)
+    ends = (s * uses.starts).tolist()
+    if s == 1:
+        return _Bags(uses.tokens, uses.values[:, 0], starts, ends)
+    places = torch.arange(len(uses.tokens)) - uses.starts[:-1].repeat_interleave(counts)
+    lies = (starts.repeat_interleave(counts, 0) + places[:, None]).flatten()
+    tokens, weights = torch.empty_like(lies), uses.values.new_empty(len(lies))
+    tokens[lies] = uses.tokens.repeat_interleave(s)
+    weights[lies] = uses.values.flatten()
+    return _Bags(tokens, weights, starts, ends)
+
+
+def _of_all(uses: Uses, n: int) -> Uses:
+    """The same with all `n` blocks, also those without a pair."""
+    counts = torch.zeros(n + 1, dtype=torch.int64)
+    counts[uses.blocks + 1] = uses.starts.diff()
+    return uses._replace(blocks=torch.arange(n), starts=counts.cumsum(0))
 
 
 def _chunks(n: int, size: int) -> Iterator[tuple[int, int]]:
