@@ -8,6 +8,7 @@ import pytest
 
 from hsae_hub.cli import failing, main
 from hsae_hub.cli.common import pairs, size_text, table
+from hsae_hub.cli.contents import CHAPTERS
 from hsae_hub.cli.main import app, run
 from hsae_hub.errors import HSAEError, InterruptedRun, UsageError
 
@@ -41,6 +42,17 @@ def test_help_loads_nothing_heavy_and_is_quick():
         if spent[-1] < 0.4:
             break
     assert min(spent) < 0.8  # 0.26 s on an idle machine
+
+
+def test_the_help_names_every_command_in_a_chapter_and_cuts_none_short(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = fail(capsys, "-h")[1]
+    groups = [group.name for group in app.registered_groups]
+    listed = [name for names in CHAPTERS.values() for name in names]
+    assert sorted(listed) == sorted(COMMANDS + groups)
+    for name in listed:
+        assert out.count(f"\n  {name} ") == 1
+    assert "..." not in out.split("Start here:")[1]
 
 
 @pytest.mark.parametrize("command", VERBS)

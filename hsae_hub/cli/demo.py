@@ -55,10 +55,13 @@ def demo(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Open a page: a text as a tree of features, their own pages, steering beside the unsteered text.
+    """Open the page: trees, features, steering, comparison, hub.
+
+    Without SAE it shows the one inside the package, on the embedded Gemma-2.
 
     \b
     Examples:
+      hsae demo
       hsae demo org/name
       hsae demo runs/mine --port 8080
       hsae demo org/name --export-space my-space

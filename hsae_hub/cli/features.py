@@ -120,7 +120,7 @@ def feature(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Show the page of a feature: contexts, strengths, logits, family and neighbours.
+    """Show a feature: its contexts, strengths, logits and family.
 
     \b
     Examples:
@@ -150,7 +150,7 @@ def find_features(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Look for features by label, by the token they act on, or by text.
+    """Look for features by label, by token, or by text.
 
     \b
     Examples:

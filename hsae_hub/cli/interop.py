@@ -41,7 +41,7 @@ def import_sae(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Read an SAE of another toolkit and write it as one of this package's.
+    """Read an SAE of another toolkit and write it as one of ours.
 
     It computes what it did. Where it came from, what was changed and what its files do not say is recorded.
 

@@ -38,12 +38,14 @@ from hsae_hub.cli import (
     suites,
     train,
 )
+from hsae_hub.cli.contents import Contents
 
 _GRACE = 5.0
 """Seconds in which another process says why all of them end: torchrun stops it when this one has ended."""
 
 app = typer.Typer(
     name="hsae",
+    cls=Contents,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

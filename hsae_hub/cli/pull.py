@@ -104,7 +104,7 @@ def verify(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Check every byte and every value of an SAE, and measure it where its language model is at hand.
+    """Check every byte and value of an SAE, and measure it again.
 
     Explained variance and L0 are measured beside those of its report, if the model that it names is on this machine, or
     with --model. What differs is told with likely causes; the exit code is 9 then.

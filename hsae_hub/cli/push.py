@@ -55,7 +55,7 @@ def push(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
 ) -> None:
-    """Publish a run, or all runs of a folder, with a card, in one commit.
+    """Publish a run with its card, in one commit.
 
     A folder of several runs becomes a collection: a folder for each SAE, org/name:sae, and one card for all.
     Pushing more runs to it keeps those that are there.
