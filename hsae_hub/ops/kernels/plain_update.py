@@ -55,10 +55,8 @@ def adam_blocks_(
     for start, end in _chunks(len(uses.blocks), s * width):
         grad, blocks = bags.rows(start, end, uses.x), uses.blocks[start:end]
         if alone:
-            places = blocks.tolist()
-            near = (x[places[0] : places[-1] + 1].unbind() for x in learned)
-            parts = ([x[place - places[0]] for place in places] for x in near)
-            _fused_(*parts, list(grad.unbind()), adam)
+            table, first, second = (_where_they_lie(x, blocks) for x in learned)
+            _fused_(table, first, second, list(grad.unbind()), adam)
         else:
             here = Learned(*(x[blocks] for x in learned))
             _adam_(here, grad, adam, unit=unit)
@@ -100,6 +98,12 @@ def catch_up_(
             table[here] = p - missed.motion[kinds].sum(1).to(p)[:, None, None] * direction
         first[here] = m * missed.first[kinds, None, None]
         second[here] = v * missed.second[kinds, None, None]
+
+
+def _where_they_lie(x: Float[Tensor, "n s width"], blocks: Int64[Tensor, " some"]) -> list[Tensor]:
+    places = blocks.tolist()
+    near = x[places[0] : places[-1] + 1].unbind()
+    return [near[place - places[0]] for place in places]
 
 
 def _adam_(learned: Learned, grad: Tensor, adam: AdamStep, *, unit: bool) -> None:
