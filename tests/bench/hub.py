@@ -1,16 +1,15 @@
-"""Pushing and pulling 0.3 GB, beside a plain copy that computes a sha256 on the way; and pulls of what is here already.
+"""Pushing and pulling 0.3 GB, beside a plain copy that computes a sha256 on the way.
 
     python tests/bench/hub.py [--rounds 5] [--quick]
 
 The hub is a folder, or a server on loopback (tests/loopback, Python's own http.server) that huggingface_hub's client
 speaks to over LFS. Every round has a new hub and new caches, so that all bytes go over; files are in the page cache.
-Warm pulls are the whole command, from outside.
+Pulls of what is here already are in `startup.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from harness import Findings, Scale, interleaved, run_part
-from harness.commands import hsae
+from harness.commands import own_client
 from harness.training import flat
 
 sys.path.append(str(Path(__file__).parents[1]))  # the loopback hub, and what a run's folder holds
@@ -81,7 +80,7 @@ class Rounds:
 
 
 def measure(found: Findings, scale: Scale) -> None:
-    """Copy, push and pull in turn, then warm pulls of what the last round left."""
+    """Copy, push and pull in turn."""
     from hub_world import make_run
 
     d, n, k, _ = scale.sizes()
@@ -100,25 +99,8 @@ def measure(found: Findings, scale: Scale) -> None:
         for way in ways:
             if way != "copy with sha256":
                 found.ratio(way, "copy with sha256")
-        token, url = (
-            rounds.token(),
-            rounds.address("server"),
-        )  # the token goes to this endpoint alone
-        places = {
-            "folder": {"HSAE_HUB": rounds.address("folder"), "HSAE_HOME": str(folder / "home")},
-            "server": {"HF_ENDPOINT": url, "HF_TOKEN": token},
-        }
-        warm = {
-            f"hsae pull, warm, {kind}": partial(hsae, "pull", REPO, environment=environment)
-            for kind, environment in places.items()
-        }
-        found.add_times(interleaved(warm, scale.rounds), bar=0.5)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as home:
-        # nothing of the user's; set before the client is imported
-        os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": home}
-        for proxy in [key for key in os.environ if key.lower().endswith("_proxy")]:
-            del os.environ[proxy]
+    with own_client():
         run_part(Findings(part="hub", title="Push and pull"), measure)
