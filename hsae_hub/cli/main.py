@@ -12,32 +12,7 @@ from typing import Annotated, TextIO
 import typer
 
 import hsae_hub
-from hsae_hub.cli import (
-    attribute,
-    cache,
-    card,
-    compare,
-    decompose,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    failing,
-    features,
-    hub,
-    interop,
-    labels,
-    pull,
-    push,
-    quickstart,
-    recipes,
-    search,
-    show,
-    splice,
-    steer,
-    suites,
-    train,
-)
+from hsae_hub.cli import failing
 from hsae_hub.cli.contents import Contents
 
 _GRACE = 5.0
@@ -50,33 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(quickstart.quickstart)
-app.add_typer(recipes.app, name="recipes")
-app.add_typer(cache.app, name="cache")
-app.command()(train.train)
-app.add_typer(suites.app, name="suite")
-app.command(name="eval")(evaluate.evaluate)
-app.command()(card.card)
-app.command()(push.push)
-app.command()(pull.pull)
-app.command()(search.search)
-app.command()(hub.ls)
-app.command()(show.show)
-app.command()(pull.verify)
-app.command()(pull.rm)
-app.command()(export.export)
-app.command(name="import")(interop.import_sae)
-app.command()(features.index)
-app.command()(features.feature)
-app.command(name="find")(features.find_features)
-app.add_typer(labels.app, name="labels")
-app.command()(compare.compare)
-app.command()(decompose.decompose)
-app.command()(steer.steer)
-app.command()(splice.splice)
-app.command()(attribute.attribute)
-app.command()(demo.demo)
-app.command()(doctor.doctor)
 
 
 def _show_warning(
