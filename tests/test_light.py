@@ -33,6 +33,7 @@ COMMANDS = {
     "suite ls": 0,
 }
 """Exit codes by command, in the order in which they are run."""
+READING = ["feature tiny 3", "find tiny the"]
 SCRIPT = f"""
 import json, sys
 from hsae_hub.cli.main import run
@@ -46,7 +47,9 @@ from hsae_hub.hub import Hub
 
 every = [config_class(name) for name in list_architectures()]
 told["configs"] = (len(every) > 10, [name for name in {HEAVY} if name in sys.modules])
-told["verify"] = (Hub().verify("{REPO}").passed, ["torch"] if "torch" in sys.modules else [])
+told["verify"] = (Hub().verify("{REPO}").passed, "torch" in sys.modules)
+for words in {READING}:  # tables are read with pyarrow
+    told[words] = (run(words.split()) == 0, "torch" in sys.modules)
 json.dump(told, open(sys.argv[1], "w"))
 """
 
@@ -73,5 +76,6 @@ def test_what_needs_no_tensors_loads_no_torch(world: World, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "told.json").read_text())
-    expected = {words: [code, []] for words, code in COMMANDS.items()}
-    assert told == {**expected, "configs": [True, []], "verify": [True, []]}
+    expected: dict[str, list[object]] = {words: [code, []] for words, code in COMMANDS.items()}
+    expected |= {"configs": [True, []], **{key: [True, False] for key in ["verify", *READING]}}
+    assert told == expected

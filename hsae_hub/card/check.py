@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 CARD = "README.md"
 TAGS = ["sparse-autoencoder", "hsae", "interpretability", "mechanistic-interpretability"]
 NOTES_BEGIN, NOTES_END = "<!-- hsae:notes -->", "<!-- /hsae:notes -->"
@@ -70,6 +68,8 @@ def _front(text: str) -> tuple[dict[str, Any] | None, str]:
     found = re.match(r"---\r?\n(.*?\n)---\r?\n", text, re.S)
     if found is None:
         return None, "it does not begin with metadata between two lines ---"
+    import yaml  # who asks for the name of a card needs none
+
     try:
         data = yaml.safe_load(found[1])
     except (yaml.YAMLError, ValueError, RecursionError) as error:

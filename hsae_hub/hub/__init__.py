@@ -21,23 +21,24 @@ from hsae_hub.hub.refs import Ref as Ref
 from hsae_hub.hub.removing import Removal as Removal
 from hsae_hub.hub.show import Shown as Shown
 from hsae_hub.hub.show import ShownCollection as ShownCollection
-from hsae_hub.hub.verify import Verified as Verified
 from hsae_hub.lazy import lazily
 
 if TYPE_CHECKING:
     from hsae_hub.hub.importing import import_sae as import_sae
+    from hsae_hub.hub.indexes import load_features as load_features
     from hsae_hub.hub.loading import load as load
-    from hsae_hub.hub.loading import load_features as load_features
     from hsae_hub.hub.push import Plan as Plan
     from hsae_hub.hub.push import Pushed as Pushed
+    from hsae_hub.hub.verify import Verified as Verified
 
 __getattr__ = lazily(
     __name__,
     {
         "import_sae": "importing",
         "load": "loading",
-        "load_features": "loading",
+        "load_features": "indexes",
         "Plan": "push",
         "Pushed": "push",
+        "Verified": "verify",
     },
 )

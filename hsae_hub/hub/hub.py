@@ -16,11 +16,11 @@ from hsae_hub.hub.pull import Pulled, PullPlan, plan_pull, pull
 from hsae_hub.hub.refs import Ref, check_target
 from hsae_hub.hub.removing import Removal, plan_removal, remove
 from hsae_hub.hub.show import Shown, ShownCollection, show, show_folder
-from hsae_hub.hub.verify import Verified, verify, verify_folder
 
 if TYPE_CHECKING:
     from hsae_hub.evaluation import CoreReport
     from hsae_hub.hub.push import OnStep, Pushed
+    from hsae_hub.hub.verify import Verified
 
 
 class Hub:
@@ -181,6 +181,8 @@ class Hub:
             CorruptError: the config of a folder cannot be read.
             NetworkError: the hub cannot be reached and the cache does not hold all of it.
         """
+        from hsae_hub.hub.verify import verify, verify_folder  # reads reports
+
         parsed = Ref.parse(ref)
         if parsed.folder is not None:
             return verify_folder(parsed.folder, report)
