@@ -65,3 +65,13 @@ def test_constraints_work_on_transposed_views() -> None:
     zero = torch.zeros(2, 3)
     normalize_rows_(zero)
     assert not zero.any()
+
+
+@pytest.mark.parametrize("shape", [(700, 500), (5, 300, 400), (300_000,)])
+def test_constraints_of_tables_larger_than_what_is_taken_at_once(shape: tuple[int, ...]) -> None:
+    drawn = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    unit, grad = torch.nn.functional.normalize(drawn[0], dim=-1), drawn[1].clone()
+    normalize_rows_(drawn[0])
+    torch.testing.assert_close(drawn[0], unit)
+    project_out_rows_(grad, unit)
+    torch.testing.assert_close(grad, drawn[1] - (drawn[1] * unit).sum(-1, keepdim=True) * unit)
