@@ -80,6 +80,19 @@ def test_a_view_settles_on_a_token_and_a_feature_that_are_there() -> None:
     assert tree_page.settle(replace(VIEW, token=1, feature="5"), looked("x")).feature == "5"
 
 
+def test_a_view_opens_on_the_token_whose_child_says_most() -> None:
+    def token(position: int, share: float) -> Token:
+        parent = Feature("7", 3.0, 0.6, 0.5, Feature(f"7/{position}", 2.0, share, 0.1))
+        return Token(position, 9, "x", False, 4.0, 0.9, 0.7, 0.1, 1, (parent,))
+
+    tokens = (Token(0, 2, "<bos>", True), token(1, 0.1), token(2, 0.4), token(3, 0.0))
+    tree = Decomposition("x", "x", "x", "x", tokens)
+    found = tree_page.settle(VIEW, Looked(tree, {}))
+    assert (found.token, found.feature) == (2, "7/2")
+    alike = replace(tree, tokens=(tokens[0], token(1, 0.0), token(2, 0.0)))
+    assert tree_page.settle(VIEW, Looked(alike, {})).token == 2
+
+
 def test_the_page_says_what_the_decomposition_says(shelf) -> None:
     view = tree_page.settle(VIEW, looked("x"))
     drawn = tree_page.page(shelf.open("tiny"), looked("x"), view)

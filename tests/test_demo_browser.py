@@ -99,6 +99,14 @@ def test_the_page_asks_nobody_else_and_says_no_error(browser, address: str) -> N
     assert severe == []
 
 
+def test_the_steer_tab_takes_over_what_was_looked_at(browser, address: str) -> None:
+    visit(browser, address, "?sae=tiny&text=The+river+rose.&tok=2&f=7")
+    turn_to(browser, "Steer")
+    find(browser, "#hs-generate").click()
+    find(browser, "#hs-steered .hs-note", containing="KL")
+    find(browser, "#hs-steered", containing="7=+0.5")
+
+
 def test_an_address_restores_the_view(browser, address: str) -> None:
     visit(browser, address, "?sae=tiny&text=The+river+rose.&tok=2&f=7")
     find(browser, 'button.hs-tok[data-pick="tok:2"][aria-pressed="true"]', containing="r")

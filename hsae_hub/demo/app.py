@@ -40,7 +40,7 @@ def build(shelf: Shelf, *, can_pull: bool) -> gr.Blocks:
                 feature = FeatureTab(desk)
             with gr.Tab("Compare", id="compare") as compare_tab:
                 compare = CompareTab(desk)
-            with gr.Tab("Steer", id="steer"):
+            with gr.Tab("Steer", id="steer") as steer_tab:
                 steer = SteerTab(desk)
             with gr.Tab("Splice", id="splice"):
                 splice = SpliceTab(desk, start)
@@ -58,6 +58,8 @@ def build(shelf: Shelf, *, can_pull: bool) -> gr.Blocks:
         compare_tab.select(
             compare.show, view, compare.outputs, concurrency_id=MODEL, concurrency_limit=1, **quiet
         )
+        steered = steer.rows[0].feature
+        steer_tab.select(steer.on_open, [view, steered], steered, queue=False, **quiet)
         absorption_tab.select(absorption.show, view, absorption.outputs, queue=False, **quiet)
 
         def follow(now: View, event: gr.EventData) -> list[Any]:
@@ -68,7 +70,7 @@ def build(shelf: Shelf, *, can_pull: bool) -> gr.Blocks:
                 return [gr.Tabs(selected="feature"), gr.skip()]
             return [gr.skip(), gr.skip()]
 
-        tree.page.pick(follow, view, [tabs, steer.rows[0].feature], queue=False, **quiet)
+        tree.page.pick(follow, view, [tabs, steered], queue=False, **quiet)
 
         def follow_letter(now: View, event: gr.EventData) -> list[Any]:
             kind, _, what = picked(event)

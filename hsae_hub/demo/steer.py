@@ -216,7 +216,7 @@ def _edit_row(number: int) -> _Row:
             label="Sibling", placeholder="for swap", scale=1, min_width=90, max_length=32
         )
         strength = gr.Slider(
-            -3, 3, 1, step=0.1, label="Strength", info="× its 99.9th-percentile act", scale=3
+            -3, 3, 0.5, step=0.1, label="Strength", info="× its 99.9th-percentile act", scale=3
         )
         gate = gr.Dropdown(_GATES, value="always", label="Where", scale=3, min_width=160)
         words = gr.Textbox(label="Words or positions", scale=2, min_width=110, max_length=200)

@@ -20,16 +20,28 @@ _HUES: dict[str, Hue] = {"feature": "child", "child": "child", "unexplained": "u
 
 
 def settle(view: View, looked: Looked) -> View:
-    """The view with a token and a feature that are there: the last token and its strongest, if none was chosen."""
+    """The view with a token and a feature that are there.
+
+    If none was chosen: the token whose strongest parent has the child that says most, the last of several such; and
+    that child, or a parent whose child says nothing.
+    """
     tokens = looked.tree.tokens
-    ordinary = [token.position for token in tokens if not token.special]
-    token = view.token if view.token in ordinary else (ordinary[-1] if ordinary else None)
+    ordinary = [token for token in tokens if not token.special]
+    token = view.token
+    if token not in [each.position for each in ordinary]:
+        token = max(reversed(ordinary), key=_said_by_a_child).position if ordinary else None
     if view.feature is not None or token is None or not tokens[token].features:
         return replace(view, token=token)
     first = tokens[token].features[0]
     if first.child is not None and abs(first.child.act) >= _TELLING * abs(first.act):
         first = first.child
     return replace(view, token=token, feature=first.id)
+
+
+def _said_by_a_child(token: Token) -> float:
+    """Share of the child of its strongest parent; 0 in a flat SAE."""
+    child = token.features[0].child if token.features else None
+    return 0.0 if child is None else child.share
 
 
 def page(exhibit: Exhibit, looked: Looked, view: View) -> str:
