@@ -244,18 +244,22 @@ class SAE(nn.Module, ABC, Generic[C]):
     ) -> tuple[Float[Tensor, "batch d_in"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Raw activations as they are encoded, and the scale and shift of `Acts` that undo it."""
         x = self._centred(x.to(self.dtype))
-        scale, shift = x.new_ones(len(x)), x.new_zeros(len(x))
-        if self.config.normalize == "unit_norm":
-            scale = torch.linalg.vector_norm(x, dim=-1) + NORM_EPS
-        elif self.config.normalize == "layer_norm":
+        if self.config.normalize == "layer_norm":
             shift = x.mean(-1)
-            scale = ((x - shift[:, None]).square().mean(-1) + LAYER_NORM_EPS).sqrt()
+            x = x - shift[:, None]
+            scale = (x.square().mean(-1) + LAYER_NORM_EPS).sqrt()
         elif self.config.normalize == "layer_norm_unbiased":
             shift, scale = x.mean(-1), x.std(-1)
             return (x - shift[:, None]) / (scale + LAYER_NORM_EPS)[:, None], scale, shift
-        elif self.norm_scale is not None:
-            scale = self.norm_scale.expand(len(x))
-        return (x - shift[:, None]) / scale[:, None], scale, shift
+        else:
+            shift = x.new_zeros(len(x))
+            if self.config.normalize == "unit_norm":
+                scale = torch.linalg.vector_norm(x, dim=-1) + NORM_EPS
+            elif self.norm_scale is not None:
+                scale = self.norm_scale.expand(len(x))
+            else:
+                return x, x.new_ones(len(x)), shift
+        return x / scale[:, None], scale, shift
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         """Encodes and decodes; the reconstruction comes back in the dtype of `x`."""

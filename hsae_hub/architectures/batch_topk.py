@@ -73,6 +73,11 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        few = self.few_tokens.above(
+            x, self.W_enc, self.threshold, bias=self.b_enc, centre=self.b_dec
+        )
+        if few is not None:
+            return few[0].relu(), few[1]
         acts = self._pre_acts(x).relu()
         return nonzero_slots(torch.where(acts > self.threshold, acts, 0))
 

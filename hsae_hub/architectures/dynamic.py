@@ -79,7 +79,8 @@ class DynamicSAE(SAE[DynamicConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
-        return nonzero_slots(self._acts(x))
+        few = self.few_tokens.above(x, self.W_enc, None, bias=self.b_enc)
+        return nonzero_slots(self._acts(x)) if few is None else few
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -55,8 +57,13 @@ class GatedSAE(SAE[GatedConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
-        acts, _ = self._paths(x)
-        return nonzero_slots(acts)
+        few = self.few_tokens.above(
+            x, self.W_enc, -self.b_gate, centre=self._centre, empty=-math.inf
+        )
+        if few is None:
+            return nonzero_slots(self._paths(x)[0])
+        shared, latents = few
+        return (shared * self.r_mag[latents].exp() + self.b_mag[latents]).relu(), latents
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
@@ -82,8 +89,12 @@ class GatedSAE(SAE[GatedConfig]):
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"]]:
         """The acts, and the pre-activations of the gate."""
-        centred = x - self.b_dec if self.config.pre_encoder_bias else x
+        centred = x if self._centre is None else x - self._centre
         shared = product(centred, self.W_enc)
         gate = shared + self.b_gate
         magnitude = shared * self.r_mag.exp() + self.b_mag
         return torch.where(gate > 0, magnitude.relu(), 0), gate
+
+    @property
+    def _centre(self) -> Float[Tensor, " d_in"] | None:
+        return self.b_dec if self.config.pre_encoder_bias else None

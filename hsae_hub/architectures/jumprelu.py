@@ -55,6 +55,11 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
+        few = self.few_tokens.above(
+            x, self.W_enc, self.threshold, bias=self.b_enc, centre=self._centre
+        )
+        if few is not None:
+            return few
         pre = self._pre_acts(x)
         return nonzero_slots(torch.where(pre > self.threshold, pre, 0))
 
@@ -94,5 +99,9 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
             self._threshold_before = None
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        centred = x - self.b_dec if self.config.pre_encoder_bias else x
+        centred = x if self._centre is None else x - self._centre
         return product(centred, self.W_enc, self.b_enc)
+
+    @property
+    def _centre(self) -> Float[Tensor, " d_in"] | None:
+        return self.b_dec if self.config.pre_encoder_bias else None

@@ -41,7 +41,8 @@ class L1SAE(SAE[L1Config]):
     def encode_normalized(
         self, x: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch a"], Int64[Tensor, "batch a"]]:
-        return nonzero_slots(self._acts(x))
+        few = self.few_tokens.above(x, self.W_enc, None, bias=self.b_enc, centre=self._centre)
+        return nonzero_slots(self._acts(x)) if few is None else few
 
     def losses(
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
@@ -60,5 +61,9 @@ class L1SAE(SAE[L1Config]):
         }
 
     def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        centred = x - self.b_dec if self.config.pre_encoder_bias else x
+        centred = x if self._centre is None else x - self._centre
         return product(centred, self.W_enc, self.b_enc).relu()
+
+    @property
+    def _centre(self) -> Float[Tensor, " d_in"] | None:
+        return self.b_dec if self.config.pre_encoder_bias else None

@@ -91,10 +91,9 @@ def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Kerne
     return _fast() or _PLAIN
 
 
-def are_compiled(*tensors: Tensor) -> bool:
-    """Whether compiled kernels for the CPU take these tensors where they lie."""
-    here = all(_is_float32_here(tensor) and tensor.is_contiguous() for tensor in tensors)
-    return here and _fast() is not None
+def compiles() -> bool:
+    """Whether the compiled kernels for a CPU are here; numba may be without them, where only an SAE's code is."""
+    return _fast() is not None
 
 
 def has_numba() -> bool:
