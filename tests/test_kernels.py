@@ -49,6 +49,37 @@ def results(module: ModuleType, given: Operands) -> list[Tensor]:
     ]
 
 
+@pytest.mark.parametrize("shape", ["rows", "few of many", "one", "no blocks"])
+@pytest.mark.parametrize("module", [plain, fast])
+def test_pairs_in_a_list_may_be_as_many_as_a_token_likes(module: ModuleType, shape: str) -> None:
+    x, table, _, index, _ = operands(*SHAPES[shape])
+    g = torch.Generator().manual_seed(1)
+    taken = torch.rand(index.shape, generator=g) < 0.5
+    taken[0] = False
+    tokens, rows = taken.nonzero()[:, 0], index[taken]
+    values = torch.randn(len(rows), generator=g)
+    matrix = torch.zeros(len(x), len(table), dtype=torch.float64)
+    matrix.index_put_((tokens, rows), values.double(), accumulate=True)
+    table = table[:, 0].contiguous()
+    sums = module.pair_sum(values, tokens, rows, table, len(x))
+    torch.testing.assert_close(sums, (matrix @ table.double()).float(), rtol=1e-5, atol=1e-5)
+    dots = (x.double()[tokens] * table.double()[rows]).sum(1).float()
+    torch.testing.assert_close(module.pair_dot(x, table, tokens, rows), dots, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 40, 2000])
+@pytest.mark.parametrize("n", [70, 515])
+@pytest.mark.parametrize("module", [plain, fast])
+def test_the_largest_of_a_batch(module: ModuleType, n: int, count: int) -> None:
+    pre = torch.randn(30, n, generator=torch.Generator().manual_seed(0))
+    wanted = pre.flatten().topk(count).indices.sort().values
+    assert torch.equal(module.largest(pre, count), wanted)
+    pre[7, -1] = torch.nan
+    assert 8 * n - 1 in module.largest(pre, count), "a NaN is larger than any"
+    alike = module.largest(torch.ones(30, n), count)
+    assert len(alike) == count and torch.equal(alike, alike.unique())
+
+
 @pytest.mark.parametrize("skew", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_compiled_products_are_the_plain_ones(shape: str, skew: bool) -> None:

@@ -27,6 +27,9 @@ CASES = {
     "hsae, penalties now and then": TREE | {"penalty_warmup_steps": 8, "penalty_every": 3},
     "hsae, probes": TREE | {"ortho": "probes", "l1_over": "active"},
     "batch_topk": {"architecture": "batch_topk", "d_sae": 50, "k": 4},
+    "batch_topk with dead latents": {"architecture": "batch_topk", "d_sae": 50, "k": 4}
+    | {"dead_after_tokens": 2 * BATCH, "aux_weight": 1.0},
+    "matryoshka": {"architecture": "matryoshka", "d_sae": 50, "k": 4, "prefixes": [5, 20, 50]},
     "l1": {"architecture": "l1", "d_sae": 50},
 }
 MACHINES = [

@@ -13,12 +13,14 @@ from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
     batch_top_k,
     find_dead_,
+    kept_linear,
     normalize_rows_,
+    pair_sum,
     product,
     revival_loss,
-    rows_by_bag,
     track_threshold_,
 )
+from hsae_hub.ops.kept_linear import Listed
 
 
 @register
@@ -30,6 +32,7 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
     """
 
     config_class = BatchTopKConfig
+    read_by_rows = ("W_dec",)
     can_accumulate = False
     title = "A flat BatchTopK sparse autoencoder"
     citation = """@misc{bussmann2024batchtopk,
@@ -86,10 +89,10 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
         config, batch = self.config, len(x)
-        pre = self._pre_acts(x)
-        values, tokens, latents = batch_top_k(pre.relu(), config.k)
+        pre, values, tokens, latents = self._kept(x)
+        values = values.relu()
         track_threshold_(self.threshold, values, max(config.threshold_rate, 1 / (step.step + 1)))
-        error = x - self.b_dec - rows_by_bag(values, latents, tokens, self.W_dec, batch)
+        error = x - self.b_dec - pair_sum(values, tokens, latents, self.W_dec, batch)
         reconstruction = error.square().sum(-1).mean()
         dead = find_dead_(
             self.tokens_since_fired,
@@ -107,3 +110,10 @@ class BatchTopKSAE(SAE[BatchTopKConfig]):
 
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         return product(x - self.b_dec, self.W_enc, self.b_enc)
+
+    def _kept(self, x: Float[Tensor, "batch d_in"]) -> Listed:
+        """The pre-activations, and the largest of the batch."""
+        k = self.config.k
+        return kept_linear(
+            x, self.W_enc, lambda pre: batch_top_k(pre, k), bias=self.b_enc, centre=self.b_dec
+        )

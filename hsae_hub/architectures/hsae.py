@@ -25,7 +25,7 @@ from hsae_hub.ops import (
     topk_linear,
     weighted_rows,
 )
-from hsae_hub.ops.topk_linear import Kept
+from hsae_hub.ops.kept_linear import Kept
 
 _FEW = 64  # so many times fewer chosen than all pre-activations: their own sums are quicker than a dense product
 LEAK = 0.01

@@ -15,15 +15,16 @@ from hsae_hub.architectures.configs.matryoshka import MatryoshkaConfig
 from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
-    BatchActs,
     batch_top_k,
     find_dead_,
+    kept_linear,
     normalize_rows_,
+    pair_sum,
     product,
     revival_loss,
-    rows_by_bag,
     track_threshold_,
 )
+from hsae_hub.ops.kept_linear import Listed
 
 
 @register
@@ -35,6 +36,7 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
     """
 
     config_class = MatryoshkaConfig
+    read_by_rows = ("W_dec",)
     can_accumulate = False
     title = "A Matryoshka sparse autoencoder: nested prefixes of one dictionary, each a dictionary of its own"
     citation = """@misc{bussmann2025learning,
@@ -92,23 +94,29 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
         """`reconstruction` is that of the whole dictionary, `prefix_N` that of its first N latents."""
         x, _, _ = self.normalize(x)
         config = self.config
-        pre = self._pre_acts(x)
-        acts = batch_top_k(pre.relu(), config.k)
+        kept = kept_linear(
+            x,
+            self.W_enc,
+            lambda pre: batch_top_k(pre, config.k),
+            bias=self.b_enc,
+            centre=self.b_dec,
+        )
+        acts = kept.values.relu()
         rate = max(config.threshold_rate, 1 / (step.step + 1))
-        track_threshold_(self.threshold, acts.values, rate)
-        errors = (x - self.b_dec)[:, None] - self._nested(acts, len(x))
+        track_threshold_(self.threshold, acts, rate)
+        errors = (x - self.b_dec)[:, None] - self._nested(acts, kept, len(x))
         squared = [prefix.mean() for prefix in errors.square().sum(-1).unbind(1)]
         dead = find_dead_(
             self.tokens_since_fired,
-            acts.values,
-            acts.latents,
+            acts,
+            kept.latents,
             tokens=len(x),
             dead_after_tokens=config.dead_after_tokens,
             n_steps=step.n_steps,
         )
         aux = errors.new_zeros(())
         if config.aux_weight > 0:
-            aux = revival_loss(pre, errors[:, -1], dead, self.W_dec)
+            aux = revival_loss(kept.pre, errors[:, -1], dead, self.W_dec)
         prefixes = {f"prefix_{n}": squared[i] for i, n in enumerate(config.prefixes[:-1])}
         loss = torch.stack(squared).sum() + config.aux_weight * aux
         return {"loss": loss, "reconstruction": squared[-1], **prefixes, "aux": aux}
@@ -116,10 +124,12 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         return product(x - self.b_dec, self.W_enc, self.b_enc)
 
-    def _nested(self, acts: BatchActs, batch: int) -> Float[Tensor, "batch prefixes d_in"]:
+    def _nested(
+        self, acts: Float[Tensor, " kept"], kept: Listed, batch: int
+    ) -> Float[Tensor, "batch prefixes d_in"]:
         """What each prefix reconstructs, without the bias; every decoder row is read once for all of them."""
         groups = len(self.config.prefixes)
-        widths = torch.tensor(self.config.prefixes, device=acts.latents.device)
-        bags = acts.tokens * groups + torch.bucketize(acts.latents, widths, right=True)
-        parts = rows_by_bag(acts.values, acts.latents, bags, self.W_dec, batch * groups)
+        widths = torch.tensor(self.config.prefixes, device=acts.device)
+        parts_of = kept.tokens * groups + torch.bucketize(kept.latents, widths, right=True)
+        parts = pair_sum(acts, parts_of, kept.latents, self.W_dec, batch * groups)
         return parts.view(batch, groups, self.d_in).cumsum(1)

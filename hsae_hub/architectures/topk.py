@@ -17,7 +17,7 @@ from hsae_hub.ops import (
     topk_linear,
     weighted_rows,
 )
-from hsae_hub.ops.topk_linear import Kept
+from hsae_hub.ops.kept_linear import Kept
 
 
 @register

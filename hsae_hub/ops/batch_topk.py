@@ -5,47 +5,23 @@ The batch is that of all processes: each keeps those of its own rows that are am
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from hsae_hub.ops import collective
+from hsae_hub.ops.kept_linear import Places
+from hsae_hub.ops.kernels import largest
 
 
-class BatchActs(NamedTuple):
-    """The kept acts of a batch in one list, ordered by token and then by latent."""
-
-    values: Float[Tensor, " kept"]
-    tokens: Int64[Tensor, " kept"]
-    latents: Int64[Tensor, " kept"]
-
-
-def batch_top_k(acts: Float[Tensor, "batch d_sae"], k: int) -> BatchActs:
-    """The `k · batch` largest acts of the whole batch."""
-    batch, d_sae = acts.shape
-    flat = acts.flatten()
-    wanted = k * collective.total_count(batch)
-    found = flat.detach().topk(min(wanted, len(flat)), sorted=False)
-    kept = found.indices
+@torch.no_grad()
+def batch_top_k(pre: Float[Tensor, "batch n"], k: int) -> Places:
+    """The `k · batch` largest of the whole batch, ordered by token and then by latent."""
+    wanted = k * collective.total_count(len(pre))
+    kept = largest(pre, min(wanted, pre.numel()))
     if not collective.alone():
-        kept = kept[_among_largest(found.values, wanted)]
-    kept = kept.sort().values
-    return BatchActs(flat[kept], kept // d_sae, kept % d_sae)
-
-
-def rows_by_bag(
-    values: Float[Tensor, " kept"],
-    rows: Int64[Tensor, " kept"],
-    bags: Int64[Tensor, " kept"],
-    table: Float[Tensor, "rows width"],
-    n_bags: int,
-) -> Float[Tensor, "n_bags width"]:
-    """`out[b] = Σ values[i] · table[rows[i]]` over all `i` with `bags[i] = b`; `bags` ascends, a bag may be empty."""
-    starts = torch.searchsorted(bags, torch.arange(n_bags, device=bags.device))
-    return embedding_bag(rows, table, starts, per_sample_weights=values, mode="sum")
+        kept = kept[_among_largest(pre.flatten()[kept], wanted).sort().values]
+    return Places(kept // pre.shape[1], kept % pre.shape[1])
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def following(follower: Follower) -> Iterator[None]:
         _follower.reset(token)
 
 
-def taker_for(table: Tensor, index: Int64[Tensor, "batch q"] | None) -> Take | None:
+def taker_for(table: Tensor, index: Int64[Tensor, "*i"] | None) -> Take | None:
     """Called before a product reads these blocks of a table, or all: what takes its gradient, if anything does."""
     follower = _follower.get()
     if follower is None:
@@ -59,15 +59,8 @@ def read_whole(table: Tensor) -> None:
         follower.before_read(table, None)
 
 
-def gradient(
-    take: Take | None,
-    x: Float[Tensor, "batch width"],
-    values: Float[Tensor, "batch q s"],
-    index: Int64[Tensor, "batch q"],
-    n: int,
-) -> Float[Tensor, "n s width"] | None:
+def gradient(take: Take | None, part: BlockGradient, n: int) -> Float[Tensor, "n s width"] | None:
     """The gradient of a table of `n` blocks; None where it was handed over."""
-    part = BlockGradient.of(x, values, index)
     if take is None:
         return block_gradient(*part[:4], n)
     take(part)

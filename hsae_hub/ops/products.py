@@ -22,7 +22,7 @@ _precision: Setting[torch.dtype] = Setting("precision", torch.float32)
 
 @contextmanager
 def products_in(precision: torch.dtype) -> Iterator[None]:
-    """Within it float32 products of `product` and `topk_linear` are taken in `bfloat16`, or as they are in `float32`.
+    """Within it float32 products of `product` and `kept_linear` are taken in `bfloat16`, or as they are in `float32`.
 
     Then their factors are rounded to 8 bits, sums are taken in float32, and a sum is rounded to 8 bits again; the
     gradients of such a product are products of the same kind, wherever backward runs. Weights stay as they are.

@@ -15,6 +15,9 @@ from torch.autograd import Function
 from hsae_hub.ops.factored import gradient, taker_for
 from hsae_hub.ops.kernels import block_dot as dots_of
 from hsae_hub.ops.kernels import block_sum as sums_of
+from hsae_hub.ops.kernels import pair_dot as pair_dots_of
+from hsae_hub.ops.kernels import pair_sum as pair_sums_of
+from hsae_hub.ops.kernels.uses import BlockGradient
 
 
 def block_dot(
@@ -44,6 +47,17 @@ def weighted_rows(
     return block_sum(values[..., None], rows, table[:, None])
 
 
+def pair_sum(
+    values: Float[Tensor, " pairs"],
+    tokens: Int64[Tensor, " pairs"],
+    rows: Int64[Tensor, " pairs"],
+    table: Float[Tensor, "rows width"],
+    batch: int,
+) -> Float[Tensor, "batch width"]:
+    """`out[t] = Σ values[p] · table[rows[p]]` over all `p` with `tokens[p] = t`; `tokens` ascend, some may miss."""
+    return _PairSum.apply(values, tokens, rows, table, batch)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class _BlockDot(Function):
     """Its gradients are a block sum and the gradient of a table."""
 
@@ -60,7 +74,7 @@ class _BlockDot(Function):
         grad_x = sums_of(grads[0], index, table) if needs_x else None
         grad_table = None
         if needs_table:
-            grad_table = gradient(ctx.take, x, grads[0], index, len(table))
+            grad_table = gradient(ctx.take, BlockGradient.of(x, grads[0], index), len(table))
         return grad_x, grad_table, None
 
 
@@ -80,5 +94,30 @@ class _BlockSum(Function):
         grad_values = dots_of(grads[0], table, index) if needs_values else None
         grad_table = None
         if needs_table:
-            grad_table = gradient(ctx.take, grads[0], values, index, len(table))
+            part = BlockGradient.of(grads[0], values, index)
+            grad_table = gradient(ctx.take, part, len(table))
         return grad_values, None, grad_table
+
+
+class _PairSum(Function):
+    """The same of pairs in a list."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, tokens: Tensor, rows: Tensor, table: Tensor, batch: int
+    ) -> Tensor:
+        ctx.take = taker_for(table, rows)
+        ctx.save_for_backward(values, tokens, rows, table)
+        return pair_sums_of(values, tokens, rows, table, batch)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        values, tokens, rows, table = ctx.saved_tensors
+        needs_values, _, _, needs_table, _ = ctx.needs_input_grad
+        grad_values = pair_dots_of(grads[0], table, tokens, rows) if needs_values else None
+        grad_table = None
+        if needs_table:
+            part = BlockGradient(grads[0], tokens, values[:, None], rows)
+            found = gradient(ctx.take, part, len(table))
+            grad_table = None if found is None else found[:, 0]
+        return grad_values, None, None, grad_table, None

@@ -13,9 +13,9 @@ from torch.autograd.graph import increment_version
 from hsae_hub.architectures import SAE
 from hsae_hub.ops import collective, kernels, normalize_rows_, project_out_rows_
 from hsae_hub.ops.factored import Take, following
+from hsae_hub.ops.kept_linear import columns_gradient
 from hsae_hub.ops.kernels import update
 from hsae_hub.ops.kernels.uses import AdamStep, BlockGradient, Learned, Uses, sort_uses
-from hsae_hub.ops.topk_linear import columns_gradient
 from hsae_hub.recipes import TrainSection
 from hsae_hub.training.deferred import Schedule, as_blocks, catch_up_
 from hsae_hub.training.optim import EPS

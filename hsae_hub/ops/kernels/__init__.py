@@ -31,10 +31,21 @@ class Kernels(NamedTuple):
     block_dot: Callable[..., Any]
     block_sum: Callable[..., Any]
     block_gradient: Callable[..., Any]
+    pair_dot: Callable[..., Any]
+    pair_sum: Callable[..., Any]
     top_k: Callable[..., Any]
+    largest: Callable[..., Any]
 
 
-_PLAIN = Kernels(plain.block_dot, plain.block_sum, plain.block_gradient, plain.top_k)
+_PLAIN = Kernels(
+    plain.block_dot,
+    plain.block_sum,
+    plain.block_gradient,
+    plain.pair_dot,
+    plain.pair_sum,
+    plain.top_k,
+    plain.largest,
+)
 
 
 def block_dot(
@@ -69,9 +80,37 @@ def block_gradient(
     return kernels.block_gradient(x, tokens, values, blocks, n)  # type: ignore[no-any-return]
 
 
+def pair_dot(
+    x: Float[Tensor, "batch width"],
+    table: Float[Tensor, "n width"],
+    tokens: Int64[Tensor, " pairs"],
+    rows: Int64[Tensor, " pairs"],
+) -> Float[Tensor, " pairs"]:
+    """`out[p] = x[tokens[p]] · table[rows[p]]`."""
+    kernels = pick(len(rows) * table.shape[1], x, table=table)
+    return kernels.pair_dot(x, table, tokens, rows)  # type: ignore[no-any-return]
+
+
+def pair_sum(
+    values: Float[Tensor, " pairs"],
+    tokens: Int64[Tensor, " pairs"],
+    rows: Int64[Tensor, " pairs"],
+    table: Float[Tensor, "n width"],
+    batch: int,
+) -> Float[Tensor, "batch width"]:
+    """`out[t] = Σ values[p] · table[rows[p]]` over all `p` with `tokens[p] = t`; `tokens` ascend."""
+    kernels = pick(len(rows) * table.shape[1], values, table=table)
+    return kernels.pair_sum(values, tokens, rows, table, batch)  # type: ignore[no-any-return]
+
+
 def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
     """Where the `k` largest of each row are, in any order; which of equal ones is open. NaN is larger than any."""
     return pick(pre.numel(), pre).top_k(pre, k)  # type: ignore[no-any-return]
+
+
+def largest(pre: Float[Tensor, "batch n"], count: int) -> Int64[Tensor, " count"]:
+    """Where the `count` largest of all are in `pre.flatten()`, ascending; which of equal ones is open."""
+    return pick(pre.numel(), pre).largest(pre, count)  # type: ignore[no-any-return]
 
 
 def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Kernels:

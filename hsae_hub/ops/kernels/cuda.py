@@ -97,6 +97,9 @@ def block_gradient(
     return out
 
 
+pair_dot, pair_sum, largest = plain.pair_dot, plain.pair_sum, plain.largest
+
+
 def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
     batch, n = pre.shape
     some = triton.next_power_of_2(max(k, 1))

@@ -14,9 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hsae_hub.ops.kernels import loops, plain
+from hsae_hub.ops.kernels import loops, plain, selecting
 from hsae_hub.ops.kernels.compiling import spread, threads_for
-from hsae_hub.ops.kernels.selecting import GROUP, largest
 
 _SHORT = 16  # width up to which blocks are not read in order: each is a few lines of the cache
 _FEW = 128  # pairs, of each of which the block is looked for among those before
@@ -62,6 +61,10 @@ def block_dot(
         short = _array(x), _array(table), _array(index), _array(out)
         spread(lambda first, last: loops.short_dots(*short, first, last), len(x), threads)
         return out
+    if s == 1:
+        tokens = np.repeat(np.arange(len(index)), index.shape[1])
+        _row_dots(x, table[:, 0], tokens, index, out)
+        return out
     runs = Runs.of(index, n)
     bounds = runs.bounds(threads)
     arrays = _array(x), _array(table), _array(out).reshape(-1, s)
@@ -83,8 +86,7 @@ def block_sum(
     out = table.new_empty(batch, width)
     threads = threads_for(values.numel() * width)
     if s == 1:
-        rows = _array(values).reshape(batch, q), _array(index), _array(table)[:, 0], _array(out)
-        spread(lambda first, last: loops.row_sums(*rows, first, last), batch, threads)
+        _row_sums(values, index, np.arange(batch + 1) * q, table[:, 0], out)
         return out
     runs = Runs.of(index, n)
     arrays = _array(values).reshape(-1, s), _array(table), _array(out)
@@ -113,18 +115,72 @@ def block_gradient(
     return out
 
 
+def pair_dot(
+    x: Float[Tensor, "batch width"],
+    table: Float[Tensor, "n width"],
+    tokens: Int64[Tensor, " pairs"],
+    rows: Int64[Tensor, " pairs"],
+) -> Float[Tensor, " pairs"]:
+    out = x.new_empty(len(rows))
+    _row_dots(x, table, _array(tokens), rows, out)
+    return out
+
+
+def pair_sum(
+    values: Float[Tensor, " pairs"],
+    tokens: Int64[Tensor, " pairs"],
+    rows: Int64[Tensor, " pairs"],
+    table: Float[Tensor, "n width"],
+    batch: int,
+) -> Float[Tensor, "batch width"]:
+    out = table.new_empty(batch, table.shape[1])
+    starts = np.searchsorted(_array(tokens), np.arange(batch + 1))
+    _row_sums(values, rows, starts, table, out)
+    return out
+
+
 def top_k(pre: Float[Tensor, "batch n"], k: int) -> Int64[Tensor, "batch k"]:
     batch, n = pre.shape
-    if not 0 < 2 * k * GROUP <= n:  # most groups have one of the largest
+    if not 0 < 2 * k * plain.GROUP <= n:  # most groups have one of the largest
         return plain.top_k(pre, k)
     out = torch.empty(batch, k, dtype=torch.int64)
     found = np.empty(batch, dtype=np.bool_)
     arrays = _array(pre), _array(out), found
-    spread(lambda first, last: largest(*arrays, first, last), batch, threads_for(pre.numel()))
+    spread(
+        lambda first, last: selecting.largest(*arrays, first, last), batch, threads_for(pre.numel())
+    )
     if not found.all():  # rows with a NaN
         rest = torch.from_numpy(~found)
         out[rest] = plain.top_k(pre[rest], k)
     return out
+
+
+def largest(pre: Float[Tensor, "batch n"], count: int) -> Int64[Tensor, " count"]:
+    return plain.largest(pre, count)
+
+
+def _row_dots(x: Tensor, table: Tensor, tokens: Any, rows: Tensor, out: Tensor) -> None:
+    threads = threads_for(out.numel() * table.shape[1])
+    runs = Runs.of(rows, len(table))
+    bounds = runs.bounds(threads)
+    arrays = _array(x), _array(table), tokens, _array(out).reshape(-1)
+
+    def work(first: int, last: int) -> None:
+        loops.row_dots(*arrays, *runs, bounds[first], bounds[last])
+
+    spread(work, threads, threads)
+
+
+def _row_sums(values: Tensor, rows: Tensor, starts: Any, table: Tensor, out: Tensor) -> None:
+    """Rows of token `t` are those of `starts[t] … starts[t + 1] - 1`."""
+    threads = threads_for(values.numel() * table.shape[1])
+    arrays = (
+        _array(values).reshape(-1),
+        _array(rows).reshape(-1),
+        starts,
+        *map(_array, (table, out)),
+    )
+    spread(lambda first, last: loops.row_sums(*arrays, first, last), len(out), threads)
 
 
 def _array(tensor: Tensor) -> Any:

@@ -121,6 +121,45 @@ def dots(
                 out[b, r3] = b3
 
 
+@compiled(reorder=True)
+@no_type_check
+def row_dots(
+    x: Any,
+    table: Any,
+    tokens: Any,
+    out: Any,
+    order: Any,
+    blocks: Any,
+    starts: Any,
+    first: int,
+    last: int,
+) -> None:
+    """`out[pair]` of blocks of one row, four tokens at a time, the last one again where there are fewer."""
+    width = table.shape[1]
+    for run in range(first, last):
+        row = table[blocks[run]]
+        end = starts[run + 1]
+        for place in range(starts[run], end, 4):
+            p0 = order[place]
+            p1 = order[min(place + 1, end - 1)]
+            p2 = order[min(place + 2, end - 1)]
+            p3 = order[min(place + 3, end - 1)]
+            x0 = x[tokens[p0]]
+            x1 = x[tokens[p1]]
+            x2 = x[tokens[p2]]
+            x3 = x[tokens[p3]]
+            a0 = a1 = a2 = a3 = x.dtype.type(0)
+            for j in range(width):
+                a0 += x0[j] * row[j]
+                a1 += x1[j] * row[j]
+                a2 += x2[j] * row[j]
+                a3 += x3[j] * row[j]
+            out[p0] = a0
+            out[p1] = a1
+            out[p2] = a2
+            out[p3] = a3
+
+
 @compiled(reorder=False)
 @no_type_check
 def short_dots(x: Any, table: Any, index: Any, out: Any, first: int, last: int) -> None:
@@ -140,27 +179,31 @@ def short_dots(x: Any, table: Any, index: Any, out: Any, first: int, last: int) 
 
 @compiled(reorder=False)
 @no_type_check
-def row_sums(values: Any, index: Any, table: Any, out: Any, first: int, last: int) -> None:
+def row_sums(
+    values: Any, rows: Any, starts: Any, table: Any, out: Any, first: int, last: int
+) -> None:
     """Token by token, four rows at a time."""
-    q, width = index.shape[1], table.shape[1]
+    width = table.shape[1]
     for token in range(first, last):
         total = out[token]
         total[:] = 0
-        whole = q // 4 * 4
-        for i in range(0, whole, 4):
-            v0 = values[token, i]
-            v1 = values[token, i + 1]
-            v2 = values[token, i + 2]
-            v3 = values[token, i + 3]
-            t0 = table[index[token, i]]
-            t1 = table[index[token, i + 1]]
-            t2 = table[index[token, i + 2]]
-            t3 = table[index[token, i + 3]]
+        start = starts[token]
+        end = starts[token + 1]
+        whole = start + (end - start) // 4 * 4
+        for i in range(start, whole, 4):
+            v0 = values[i]
+            v1 = values[i + 1]
+            v2 = values[i + 2]
+            v3 = values[i + 3]
+            t0 = table[rows[i]]
+            t1 = table[rows[i + 1]]
+            t2 = table[rows[i + 2]]
+            t3 = table[rows[i + 3]]
             for j in range(width):
                 total[j] = total[j] + v0 * t0[j] + v1 * t1[j] + v2 * t2[j] + v3 * t3[j]
-        for i in range(whole, q):
-            v0 = values[token, i]
-            t0 = table[index[token, i]]
+        for i in range(whole, end):
+            v0 = values[i]
+            t0 = table[rows[i]]
             for j in range(width):
                 total[j] += v0 * t0[j]
 

@@ -10,9 +10,7 @@ from typing import Any, no_type_check
 import numpy as np
 
 from hsae_hub.ops.kernels.compiling import compiled
-
-GROUP = 32
-"""Entries of a group."""
+from hsae_hub.ops.kernels.plain import GROUP
 
 
 @compiled(reorder=False)

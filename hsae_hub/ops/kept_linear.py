@@ -1,4 +1,4 @@
-"""A linear encoder of which a few entries a token are kept, and whose gradient takes only those."""
+"""A linear encoder of which a few entries are kept, and whose gradient takes only those."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ _STRIP = (
 )
 
 
+class Places(NamedTuple):
+    """Different entries of a matrix `[batch, n]`, in one list."""
+
+    tokens: Int64[Tensor, " entries"]
+    latents: Int64[Tensor, " entries"]
+
+
 class Kept(NamedTuple):
     """Pre-activations, and those of them that were chosen."""
 
@@ -26,6 +33,16 @@ class Kept(NamedTuple):
     values: Float[Tensor, "batch k"]
     """`pre` at `indices`."""
     indices: Int64[Tensor, "batch k"]
+
+
+class Listed(NamedTuple):
+    """Pre-activations, and those of them that were chosen, in one list."""
+
+    pre: Float[Tensor, "batch n"]
+    values: Float[Tensor, " entries"]
+    """`pre` at these places."""
+    tokens: Int64[Tensor, " entries"]
+    latents: Int64[Tensor, " entries"]
 
 
 def topk_linear(
@@ -36,15 +53,37 @@ def topk_linear(
     bias: Float[Tensor, " n"] | None = None,
     centre: Float[Tensor, " d_in"] | None = None,
 ) -> Kept:
-    """`pre = (x - centre) W + bias`, and its entries at the `k` different places a token that `choose(pre)` names.
+    """`kept_linear` of the `k` different entries of each token that `choose(pre)`, `[batch, k]`, names."""
 
-    A loss of `values` alone costs, backward, `k` columns of `W` a token, and `pre` is not held for it; one of `pre`
+    chosen: list[Tensor] = []
+
+    def places(pre: Tensor) -> Places:
+        indices = choose(pre)
+        chosen.append(indices)
+        tokens = torch.arange(len(pre), device=pre.device).repeat_interleave(indices.shape[1])
+        return Places(tokens, indices.flatten())
+
+    found = kept_linear(x, W, places, bias=bias, centre=centre)
+    return Kept(found.pre, found.values.view_as(chosen[0]), chosen[0])
+
+
+def kept_linear(
+    x: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_in n"],
+    choose: Callable[[Tensor], Places],
+    *,
+    bias: Float[Tensor, " n"] | None = None,
+    centre: Float[Tensor, " d_in"] | None = None,
+) -> Listed:
+    """`pre = (x - centre) W + bias`, and its entries at the places that `choose(pre)` names.
+
+    A loss of `values` alone costs, backward, a column of `W` for each, and `pre` is not held for it; one of `pre`
     too, or a gradient of `x`, costs the dense products. Sparse backward of the encoder: EleutherAI's sparsify.
     """
-    return Kept(*_TopKLinear.apply(x, W, bias, centre, choose))  # type: ignore[no-untyped-call]
+    return Listed(*_KeptLinear.apply(x, W, bias, centre, choose))  # type: ignore[no-untyped-call]
 
 
-class _TopKLinear(torch.autograd.Function):
+class _KeptLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -52,30 +91,32 @@ class _TopKLinear(torch.autograd.Function):
         W: Tensor,
         bias: Tensor | None,
         centre: Tensor | None,
-        choose: Callable[[Tensor], Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        choose: Callable[[Tensor], Places | None],
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         ctx.take = taker_for(W, None)
         centred = x if centre is None else x - centre
         ctx.precision = precision_of_products()
         pre = multiply(centred, W, ctx.precision, bias)
-        indices = choose(pre)
-        ctx.save_for_backward(x, W, centre, indices)
-        ctx.mark_non_differentiable(indices)
+        places = choose(pre)
         ctx.set_materialize_grads(False)
-        return pre, pre.gather(-1, indices), indices
+        if places is None:
+            ctx.save_for_backward(x, W, centre, None, None)
+            return pre, None, None, None
+        tokens, latents = places
+        ctx.save_for_backward(x, W, centre, tokens, latents)
+        ctx.mark_non_differentiable(tokens, latents)
+        return pre, pre[tokens, latents], tokens, latents
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, W, centre, indices = ctx.saved_tensors
-        for_pre, for_values, _ = grads
+        x, W, centre, tokens, latents = ctx.saved_tensors
+        for_pre, for_values = grads[:2]
         needs_x, needs_W, needs_bias, needs_centre, _ = ctx.needs_input_grad
         centred = x if centre is None else x - centre
-        values = x.new_zeros(indices.shape) if for_values is None else for_values
         needs_total = needs_bias or needs_centre
-        grad_x = total = None
-        if for_pre is None and not needs_x:
-            part = BlockGradient.of(centred, values[..., None], indices, columns=True)
-            grad_W = None
+        grad_x = grad_W = total = None
+        if for_pre is None and for_values is not None and not needs_x:
+            part = BlockGradient(centred, tokens, for_values[:, None], latents, columns=True)
             if needs_W and ctx.take is None:
                 grad_W = columns_gradient(part, W)
             elif needs_W:
@@ -84,12 +125,13 @@ class _TopKLinear(torch.autograd.Function):
                 ones = x.new_ones(len(x), 1)
                 total = block_gradient(ones, *part[1:4], W.shape[1])[:, 0, 0]
         else:
-            start = x.new_zeros(len(x), W.shape[1]) if for_pre is None else for_pre
-            dense = start.scatter_add(-1, indices, values)
+            dense = x.new_zeros(len(x), W.shape[1]) if for_pre is None else for_pre
+            if for_values is not None:
+                dense = dense.index_put((tokens, latents), for_values, accumulate=True)
             grad_x = multiply(dense, W.T, ctx.precision) if needs_x else None
             grad_W = multiply(centred.T, dense, ctx.precision) if needs_W else None
             total = dense.sum(0) if needs_total else None
-        grad_centre = -(W @ total) if needs_centre else None
+        grad_centre = -(W @ total) if needs_centre and total is not None else None
         return grad_x, grad_W, total if needs_bias else None, grad_centre, None
 
 
