@@ -33,4 +33,4 @@ def _parts(x: Tensor) -> tuple[Tensor, ...]:
     """Views that make it up; one of a tensor that is sharded over processes."""
     if x.device.type != "cpu" or hasattr(x, "device_mesh") or x.ndim < 2 or x.numel() <= _AT_ONCE:
         return (x,)
-    return x.split(max(_AT_ONCE // prod(x.shape[1:]), 1))
+    return torch.split(x, max(_AT_ONCE // prod(x.shape[1:]), 1))
