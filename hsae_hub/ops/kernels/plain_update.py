@@ -45,12 +45,12 @@ def adam_blocks_(
     """A step of Adam, in place; with `only_used` blocks without a use keep what they have."""
     n, s, width = learned.table.shape
     if not only_used:
-        bags = _bags(_of_all(uses, n))
+        bags = _bags(_of_all(uses, n), adam.scale)
         for start, end in _chunks(n, s * width):
             here = Learned(*(x[start:end] for x in learned))
             _adam_(here, bags.rows(start, end, uses.x), adam, unit=unit)
         return
-    bags = _bags(uses)
+    bags = _bags(uses, adam.scale)
     alone = not unit and s * width > _SMALL
     for start, end in _chunks(len(uses.blocks), s * width):
         grad, blocks = bags.rows(start, end, uses.x), uses.blocks[start:end]
@@ -58,10 +58,10 @@ def adam_blocks_(
             table, first, second = (_where_they_lie(x, blocks) for x in learned)
             _fused_(table, first, second, list(grad.unbind()), adam)
         else:
-            here = Learned(*(x[blocks] for x in learned))
+            here = Learned(*(x.index_select(0, blocks) for x in learned))
             _adam_(here, grad, adam, unit=unit)
             for x, changed in zip(learned, here, strict=True):
-                x[blocks] = changed
+                x.index_copy_(0, blocks, changed)
 
 
 def adam_columns_(
@@ -71,7 +71,7 @@ def adam_columns_(
 ) -> None:
     """A step of Adam of a matrix whose columns are the blocks, in place."""
     width, n = learned.table.shape
-    bags = _bags(_of_all(uses, n))
+    bags = _bags(_of_all(uses, n), adam.scale)
     for start in range(0, width, _STRIP):
         strip = slice(start, start + _STRIP)
         grad = bags.rows(0, n, uses.x[:, strip].contiguous())[:, 0].T.contiguous()
@@ -121,9 +121,7 @@ def _fused_(
     grads: list[Tensor],
     adam: AdamStep,
 ) -> None:
-    """Its own corrections of the moments' bias are those after very many steps: none."""
-    if adam.scale != 1:
-        torch._foreach_mul_(grads, adam.scale)
+    """Of scaled gradients; its own corrections of the moments' bias are those after very many steps: none."""
     torch._fused_adam_(
         tables,
         grads,
@@ -187,19 +185,19 @@ class _Bags(NamedTuple):
         return found.view(high - low, -1, x.shape[1])
 
 
-def _bags(uses: Uses) -> _Bags:
-    """A block's pairs as they are, once for each of its rows."""
+def _bags(uses: Uses, scale: float = 1.0) -> _Bags:
+    """A block's pairs as they are, once for each of its rows, of `scale` times the gradient."""
     s = uses.values.shape[1]
     counts = uses.starts.diff()
     starts = s * uses.starts[:-1, None] + counts[:, None] * torch.arange(s)
     ends = (s * uses.starts).tolist()
     if s == 1:
-        return _Bags(uses.tokens, uses.values[:, 0], starts, ends)
+        return _Bags(uses.tokens, uses.values[:, 0] * scale, starts, ends)
     places = torch.arange(len(uses.tokens)) - uses.starts[:-1].repeat_interleave(counts)
     lies = (starts.repeat_interleave(counts, 0) + places[:, None]).flatten()
     tokens, weights = torch.empty_like(lies), uses.values.new_empty(len(lies))
     tokens[lies] = uses.tokens.repeat_interleave(s)
-    weights[lies] = uses.values.flatten()
+    weights[lies] = uses.values.flatten() * scale
     return _Bags(tokens, weights, starts, ends)
 
 
