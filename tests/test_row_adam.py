@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hsae_hub.architectures import SAE, TrainStep, build
+from hsae_hub.ops import entries
 from hsae_hub.ops.kernels import update
 from hsae_hub.recipes import TrainSection
 from hsae_hub.training.row_adam import RowAdam
@@ -31,6 +32,10 @@ CASES = {
     | {"dead_after_tokens": 2 * BATCH, "aux_weight": 1.0},
     "matryoshka": {"architecture": "matryoshka", "d_sae": 50, "k": 4, "prefixes": [5, 20, 50]},
     "l1": {"architecture": "l1", "d_sae": 50},
+    "group": {"architecture": "group", "d_sae": 53, "group_clip_norm": 0.1, "weight_decay": 0.1},
+    "jumprelu": {"architecture": "jumprelu", "d_sae": 50, "lambda_l0": 0.1, "bandwidth": 0.3}
+    | {"init_threshold": 0.5, "penalty_warmup_steps": 0},
+    "gated": {"architecture": "gated", "d_sae": 50, "lambda_l1": 0.1},
 }
 MACHINES = [
     pytest.param(torch.float64, id="plain"),
@@ -101,6 +106,26 @@ def test_it_trains_as_dense_adam_does(case: str, dtype: torch.dtype) -> None:
         moved = (p - before).norm()
         assert moved > 0, name
         assert (q - p).norm() < (1e-9 if exact else 2e-3) * moved, name
+
+
+@pytest.mark.parametrize("dtype", MACHINES)
+@pytest.mark.parametrize("case", ["l1", "group", "jumprelu", "gated"])
+def test_a_list_of_entries_trains_as_all_of_them_do(
+    case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = section(clip_norm=0.3, adam="dense")
+    one = build({"d_in": D_IN, **CASES[case]}, seed=3).to(dtype)
+    other, start = deepcopy(one), deepcopy(one)
+    monkeypatch.setattr(entries, "_FEW", 10**9)
+    wanted = dense_training(one, train)
+    monkeypatch.setattr(entries, "_FEW", 1)
+    monkeypatch.setattr(entries, "product", None)
+    assert train_by_rows(other, train) == pytest.approx(
+        wanted, rel=1e-9 if dtype.itemsize == 8 else 1e-2
+    )
+    for p, q, before in zip(one.parameters(), other.parameters(), start.parameters(), strict=True):
+        moved = (p - before).norm()
+        assert (q - p).norm() < (1e-9 if dtype.itemsize == 8 else 2e-3) * moved
 
 
 @pytest.mark.parametrize("case", ["topk", "hsae", "hsae, penalties now and then"])

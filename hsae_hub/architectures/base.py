@@ -20,6 +20,7 @@ from hsae_hub.ops import (
     empty_blocks,
     normalize_rows_,
     project_out_rows_,
+    scale_latents_,
     whitening,
 )
 
@@ -73,6 +74,8 @@ class SAE(nn.Module, ABC, Generic[C]):
     read_by_rows: ClassVar[tuple[str, ...]] = ()
     """Parameters of which losses read blocks by `block_dot`, `block_sum` or `weighted_rows` alone, but after
     `ops.factored.read_whole`: an optimiser may leave others behind until they are read."""
+    scales_latents: ClassVar[bool] = False
+    """Whether gradients are scaled latent by latent."""
     W_enc: Float[Tensor, "d_in n_parents"]
     W_dec: Float[Tensor, "n_parents d_in"]
     b_dec: Float[Tensor, " d_in"] | None
@@ -149,14 +152,31 @@ class SAE(nn.Module, ABC, Generic[C]):
         """Acts of all children of the active parents, also of those that are not decoded; None for a flat SAE."""
         return None
 
+    def before_step(self) -> None:
+        """Called with fresh gradients of vectors, whoever has those of tables, before all else that is done to them."""
+
+    def after_step(self, lr: float) -> None:
+        """Called after the optimiser's step, before rows get norm 1; it changes no `unit_rows`."""
+
+    def latent_factors(self, squares: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+        """What each latent's gradient is multiplied by, from its squared norm; asked for with `scales_latents`.
+
+        That is the gradient of its column of `W_enc` and of its row of `W_dec`, from which what keeps norm 1 is gone.
+        """
+        raise NotImplementedError
+
     def before_update(self) -> None:
         """Called with fresh gradients, before clipping and the optimiser's step: unit rows keep their norm."""
+        self.before_step()
         for rows in map(self.get_parameter, self.unit_rows):
             if rows.grad is not None:
                 project_out_rows_(rows.grad, rows)
+        if self.scales_latents and self.W_enc.grad is not None and self.W_dec.grad is not None:
+            scale_latents_(self.W_enc.grad, self.W_dec.grad, self.latent_factors)
 
     def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
         """Called after the optimiser's step, for constraints and work between steps: unit rows get norm 1."""
+        self.after_step(optimizer.param_groups[0]["lr"])
         for rows in map(self.get_parameter, self.unit_rows):
             normalize_rows_(rows)
 

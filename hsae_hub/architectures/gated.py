@@ -12,7 +12,19 @@ from hsae_hub.architectures.base import SAE, TrainStep
 from hsae_hub.architectures.configs.gated import GatedConfig
 from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, product
+from hsae_hub.ops import entries_linear, normalize_rows_, product
+
+
+def _paths(
+    shared: Float[Tensor, "*entries"],
+    b_gate: Float[Tensor, "*entries_or_n"],
+    r_mag: Float[Tensor, "*entries_or_n"],
+    b_mag: Float[Tensor, "*entries_or_n"],
+) -> tuple[Float[Tensor, "*entries"], Float[Tensor, "*entries"]]:
+    """The acts, and the pre-activations of the gate, from what both paths share."""
+    gate = shared + b_gate
+    magnitude = shared * r_mag.exp() + b_mag
+    return torch.where(gate > 0, magnitude.relu(), 0), gate
 
 
 @register
@@ -33,6 +45,7 @@ class GatedSAE(SAE[GatedConfig]):
   eprint = {2404.16014},
   archivePrefix = {arXiv}
 }"""
+    read_by_rows = ("W_dec",)
     b_dec: Float[Tensor, " d_in"]
 
     def __init__(self, config: GatedConfig) -> None:
@@ -61,7 +74,9 @@ class GatedSAE(SAE[GatedConfig]):
             x, self.W_enc, -self.b_gate, centre=self._centre, empty=-math.inf
         )
         if few is None:
-            return nonzero_slots(self._paths(x)[0])
+            shared = product(x if self._centre is None else x - self._centre, self.W_enc)
+            acts, _ = _paths(shared, self.b_gate, self.r_mag, self.b_mag)
+            return nonzero_slots(acts)
         shared, latents = few
         return (shared * self.r_mag[latents].exp() + self.b_mag[latents]).relu(), latents
 
@@ -69,12 +84,16 @@ class GatedSAE(SAE[GatedConfig]):
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        acts, gate = self._paths(x)
+        opens = self.b_gate.detach()
+        entries = entries_linear(x, self.W_enc, lambda pre: pre + opens > 0, centre=self._centre)
+        of = entries.by_latent
+        acts, gate = _paths(entries.values, of(self.b_gate), of(self.r_mag), of(self.b_mag))
         open_gate = gate.relu()
-        error = x - product(acts, self.W_dec, self.b_dec)
-        gate_error = x - product(open_gate, self.W_dec.detach(), self.b_dec.detach())
+        error = x - self.b_dec - entries.decode(acts, self.W_dec)
+        fixed = self.W_dec.detach()
+        gate_error = x - self.b_dec.detach() - entries.decode(open_gate, fixed)
         reconstruction = error.square().sum(-1).mean()
-        l1 = open_gate.sum(-1).mean()
+        l1 = entries.mean(open_gate)
         aux = gate_error.square().sum(-1).mean()
         warmup = self.config.penalty_warmup_steps
         ramp = min(1.0, step.step / warmup) if warmup else 1.0
@@ -84,16 +103,6 @@ class GatedSAE(SAE[GatedConfig]):
             "l1": l1,
             "aux": aux,
         }
-
-    def _paths(
-        self, x: Float[Tensor, "batch d_in"]
-    ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"]]:
-        """The acts, and the pre-activations of the gate."""
-        centred = x if self._centre is None else x - self._centre
-        shared = product(centred, self.W_enc)
-        gate = shared + self.b_gate
-        magnitude = shared * self.r_mag.exp() + self.b_mag
-        return torch.where(gate > 0, magnitude.relu(), 0), gate
 
     @property
     def _centre(self) -> Float[Tensor, " d_in"] | None:

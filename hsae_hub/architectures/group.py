@@ -10,7 +10,7 @@ from hsae_hub.architectures.base import SAE, TrainStep
 from hsae_hub.architectures.configs.group import GroupConfig
 from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import clip_groups_, normalize_rows_, product
+from hsae_hub.ops import entries_linear, group_factors, normalize_rows_, product
 
 ACTIVE = 1e-4
 """A latent with a larger mean act counts as an active feature (section 5.3)."""
@@ -22,6 +22,8 @@ class GroupSAE(SAE[GroupConfig]):
 
     config_class = GroupConfig
     title = "A flat sparse autoencoder whose later groups of latents pay more (Hierarchical Feature Groups)"
+    read_by_rows = ("W_dec",)
+    scales_latents = True
     b_dec: Float[Tensor, " d_in"]
 
     def __init__(self, config: GroupConfig) -> None:
@@ -51,30 +53,27 @@ class GroupSAE(SAE[GroupConfig]):
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        acts = self._acts(x)
-        error = x - product(acts, self.W_dec, self.b_dec)
+        entries = entries_linear(x, self.W_enc, lambda pre: pre > 0, bias=self.b_enc)
+        acts = entries.values.relu()
+        error = x - self.b_dec - entries.decode(acts, self.W_dec)
         reconstruction = error.square().sum(-1).mean()
-        l1 = self._graded_l1(acts)
+        l1 = entries.mean(acts, self._prices())
         return {
             "loss": reconstruction + self.config.lambda_l1 * l1,
             "reconstruction": reconstruction,
             "l1": l1,
         }
 
-    def before_update(self) -> None:
-        super().before_update()
-        W_enc, W_dec = self.W_enc.grad, self.W_dec.grad
-        if W_enc is None or W_dec is None:
-            return
-        if self.config.group_clip_norm is not None:
-            clip_groups_(W_enc, W_dec, self.config.n_groups, self.config.group_clip_norm)
+    def latent_factors(self, squares: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+        if self.config.group_clip_norm is None:
+            return torch.ones_like(squares)
+        return group_factors(squares, self.config.n_groups, self.config.group_clip_norm)
 
     @torch.no_grad()
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        kept = 1 - optimizer.param_groups[0]["lr"] * self.config.weight_decay
+    def after_step(self, lr: float) -> None:
+        kept = 1 - lr * self.config.weight_decay
         self.W_enc.mul_(kept)
         self.b_enc.mul_(kept)
-        super().after_update(step, optimizer)
 
     @torch.no_grad()
     def report(self, x: Float[Tensor, "batch d_in"]) -> dict[str, float]:
@@ -92,8 +91,7 @@ class GroupSAE(SAE[GroupConfig]):
     def _acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         return product(x, self.W_enc, self.b_enc).relu()
 
-    def _graded_l1(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, ""]:
-        """`Σ_g γ^(g-1) Σ_{j in g} acts_j`, mean over the batch."""
-        sums = [group.sum(-1).mean() for group in acts.tensor_split(self.config.n_groups, -1)]
-        weights = [self.config.gamma**g for g in range(len(sums))]
-        return torch.stack([w * s for w, s in zip(weights, sums, strict=True)]).sum()
+    def _prices(self) -> Float[Tensor, " d_sae"]:
+        """`γ^(g-1)` of each latent in group `g`."""
+        groups = enumerate(self.b_enc.detach().tensor_split(self.config.n_groups))
+        return torch.cat([torch.full_like(group, self.config.gamma**g) for g, group in groups])

@@ -10,7 +10,7 @@ from hsae_hub.architectures.base import SAE, TrainStep
 from hsae_hub.architectures.configs.jumprelu import JumpReLUConfig
 from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import jump_relu, normalize_rows_, product, step_through
+from hsae_hub.ops import entries_linear, jump_relu, normalize_rows_, product, step_through
 
 
 @register
@@ -30,6 +30,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
   eprint = {2407.14435},
   archivePrefix = {arXiv}
 }"""
+    read_by_rows = ("W_dec",)
     b_dec: Float[Tensor, " d_in"]
     _threshold_before: Float[Tensor, " d_sae"] | None = None
 
@@ -67,12 +68,16 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        pre = self._pre_acts(x)
-        active = step_through(pre, self.threshold, self.config.bandwidth)
-        acts = jump_relu(pre, active, self.threshold)
-        error = x - product(acts, self.W_dec, self.b_dec)
+        least = self.threshold.detach() - self.config.bandwidth  # further below nothing moves
+        entries = entries_linear(
+            x, self.W_enc, lambda pre: pre > least, bias=self.b_enc, centre=self._centre
+        )
+        threshold = entries.by_latent(self.threshold)
+        active = step_through(entries.values, threshold, self.config.bandwidth)
+        acts = jump_relu(entries.values, active, threshold)
+        error = x - self.b_dec - entries.decode(acts, self.W_dec)
         reconstruction = error.square().sum(-1).mean()
-        l0 = active.sum(-1).mean()
+        l0 = entries.mean(active)
         warmup = self.config.penalty_warmup_steps
         ramp = min(1.0, step.step / warmup) if warmup else 1.0
         return {
@@ -82,17 +87,15 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         }
 
     @torch.no_grad()
-    def before_update(self) -> None:
-        """Turns the thresholds' gradient into that of their logarithm, and projects the decoder's."""
-        super().before_update()
+    def before_step(self) -> None:
+        """Turns the thresholds' gradient into that of their logarithm."""
         if self.threshold.grad is not None:
             self.threshold.grad.mul_(self.threshold)
             self._threshold_before = self.threshold.clone()
 
     @torch.no_grad()
-    def after_update(self, step: TrainStep, optimizer: torch.optim.Optimizer) -> None:
-        """Takes what the optimiser added to a threshold as a step of its logarithm; decoder rows get norm 1."""
-        super().after_update(step, optimizer)
+    def after_step(self, lr: float) -> None:
+        """Takes what the optimiser added to a threshold as a step of its logarithm."""
         if self._threshold_before is not None:
             step_of_log = self.threshold - self._threshold_before
             self.threshold.copy_(self._threshold_before * step_of_log.exp())

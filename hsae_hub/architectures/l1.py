@@ -10,7 +10,7 @@ from hsae_hub.architectures.base import SAE, TrainStep
 from hsae_hub.architectures.configs.l1 import L1Config
 from hsae_hub.architectures.latents import nonzero_slots
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import normalize_rows_, product
+from hsae_hub.ops import entries_linear, normalize_rows_, product
 
 
 @register
@@ -19,6 +19,7 @@ class L1SAE(SAE[L1Config]):
 
     config_class = L1Config
     title = "A flat ReLU sparse autoencoder with an L1 penalty"
+    read_by_rows = ("W_dec",)
     b_dec: Float[Tensor, " d_in"]
 
     def __init__(self, config: L1Config) -> None:
@@ -48,10 +49,13 @@ class L1SAE(SAE[L1Config]):
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        acts = self._acts(x)
-        error = x - product(acts, self.W_dec, self.b_dec)
+        entries = entries_linear(
+            x, self.W_enc, lambda pre: pre > 0, bias=self.b_enc, centre=self._centre
+        )
+        acts = entries.values.relu()
+        error = x - self.b_dec - entries.decode(acts, self.W_dec)
         reconstruction = error.square().sum(-1).mean()
-        l1 = acts.sum(-1).mean()
+        l1 = entries.mean(acts)
         warmup = self.config.penalty_warmup_steps
         ramp = min(1.0, step.step / warmup) if warmup else 1.0
         return {

@@ -6,9 +6,11 @@ from hsae_hub.ops.constraints import normalize_rows_ as normalize_rows_
 from hsae_hub.ops.constraints import project_out_rows_ as project_out_rows_
 from hsae_hub.ops.dead import find_dead_ as find_dead_
 from hsae_hub.ops.dead import revival_loss as revival_loss
+from hsae_hub.ops.entries import entries_linear as entries_linear
 from hsae_hub.ops.few_tokens import FewTokens as FewTokens
-from hsae_hub.ops.gradients import clip_groups_ as clip_groups_
+from hsae_hub.ops.gradients import group_factors as group_factors
 from hsae_hub.ops.gradients import normalize_together_ as normalize_together_
+from hsae_hub.ops.gradients import scale_latents_ as scale_latents_
 from hsae_hub.ops.jump import jump_relu as jump_relu
 from hsae_hub.ops.jump import step_through as step_through
 from hsae_hub.ops.kept_linear import Places as Places

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,24 +15,30 @@ _TINY = 1e-12  # gradients of zeros stay zeros
 
 
 @torch.no_grad()
-def clip_groups_(
+def scale_latents_(
     columns: Float[Tensor, "d_in d_sae"],
     rows: Float[Tensor, "d_sae d_in"],
-    n_groups: int,
-    limit: float,
+    factors: Callable[[Tensor], Tensor],
 ) -> None:
-    """Scales each group of latents, their columns and their rows, in place, down to norm `limit` if its is larger.
+    """Multiplies columns and rows of each latent, in place, by what `factors` makes of all latents' squared norms."""
+    norms = torch.stack([whole(vector_norm(columns, dim=0)), whole(vector_norm(rows, dim=1))])
+    factor = factors(norms.square().sum(0))
+    columns.mul_(beside(factor, columns))
+    rows.mul_(beside(factor[:, None], rows))
+
+
+def group_factors(
+    squares: Float[Tensor, " d_sae"], n_groups: int, limit: float
+) -> Float[Tensor, " d_sae"]:
+    """What scales each group of latents down to norm `limit` if its is larger, from the squared norms of latents.
 
     Groups are consecutive; where they cannot be equal, the first ones have one latent more.
     """
-    norms = torch.stack([whole(vector_norm(columns, dim=0)), whole(vector_norm(rows, dim=1))])
-    groups = norms.tensor_split(n_groups, 1)
+    groups = squares.tensor_split(n_groups)
     factors = [
-        (limit / vector_norm(g).clamp_min(_TINY)).clamp_max(1).expand(g.shape[1]) for g in groups
+        (limit / g.sum().sqrt().clamp_min(_TINY)).clamp_max(1).expand(len(g)) for g in groups
     ]
-    factor = torch.cat(factors)
-    columns.mul_(beside(factor, columns))
-    rows.mul_(beside(factor[:, None], rows))
+    return torch.cat(factors)
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def step_through(
-    pre: Float[Tensor, "batch n"], threshold: Float[Tensor, " n"], bandwidth: float
-) -> Float[Tensor, "batch n"]:
+    pre: Float[Tensor, "*entries"], threshold: Float[Tensor, "*entries_or_n"], bandwidth: float
+) -> Float[Tensor, "*entries"]:
     """1 where `pre > threshold`, else 0.
 
     The gradient is the paper's straight-through one: with the rectangle kernel, `-1 / bandwidth` for the
@@ -21,8 +21,10 @@ def step_through(
 
 
 def jump_relu(
-    pre: Float[Tensor, "batch n"], active: Float[Tensor, "batch n"], threshold: Float[Tensor, " n"]
-) -> Float[Tensor, "batch n"]:
+    pre: Float[Tensor, "*entries"],
+    active: Float[Tensor, "*entries"],
+    threshold: Float[Tensor, "*entries_or_n"],
+) -> Float[Tensor, "*entries"]:
     """`pre` where `active`, its step, is 1, else 0; the gradient of the threshold is `threshold` times the step's."""
     jump = active.detach()
     return torch.where(jump > 0, pre, 0) + threshold.detach() * (active - jump)

@@ -80,7 +80,22 @@ def kept_linear(
     A loss of `values` alone costs, backward, a column of `W` for each, and `pre` is not held for it; one of `pre`
     too, or a gradient of `x`, costs the dense products. Sparse backward of the encoder: EleutherAI's sparsify.
     """
-    return Listed(*_KeptLinear.apply(x, W, bias, centre, choose))  # type: ignore[no-untyped-call]
+    pre, values, places = keep_linear(x, W, choose, bias=bias, centre=centre)
+    assert values is not None and places is not None
+    return Listed(pre, values, *places)
+
+
+def keep_linear(
+    x: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_in n"],
+    choose: Callable[[Tensor], Places | None],
+    *,
+    bias: Float[Tensor, " n"] | None = None,
+    centre: Float[Tensor, " d_in"] | None = None,
+) -> tuple[Float[Tensor, "batch n"], Float[Tensor, " entries"] | None, Places | None]:
+    """The same where all of `pre` may be chosen: `choose` then says None, and so do values and places."""
+    pre, values, tokens, latents = _KeptLinear.apply(x, W, bias, centre, choose)  # type: ignore[no-untyped-call]
+    return pre, values, None if tokens is None else Places(tokens, latents)
 
 
 class _KeptLinear(torch.autograd.Function):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
+from torch.linalg import vector_norm
 
 from hsae_hub.architectures import SAE
 from hsae_hub.ops import collective, kernels, normalize_rows_, project_out_rows_
@@ -34,6 +35,40 @@ class _Table:
     """Whether blocks without a gradient may wait."""
     parts: list[BlockGradient] = field(default_factory=list)
     uses: Uses | None = None
+    squares: Tensor | None = None
+    """Squared norms of the gradients of the blocks that have uses."""
+
+    def square(self) -> Tensor:
+        """The squared norm of the gradient."""
+        if self.squares is not None:
+            return self.squares.sum(dtype=torch.float64)
+        grad = self.parameter.grad
+        if grad is None:
+            return torch.zeros((), dtype=torch.float64, device=self.parameter.device)
+        norm: Tensor = vector_norm(grad)
+        return norm.double().square()
+
+    def squares_of_latents(self, dim: int) -> Tensor:
+        """The same of each latent: along this axis of a dense gradient."""
+        p = self.parameter
+        if p.grad is not None:
+            norms: Tensor = vector_norm(p.grad, dim=dim)
+            return norms.square()
+        squares = p.new_zeros(p.shape[1 - dim])
+        if self.uses is not None and self.squares is not None:
+            squares[self.uses.blocks] = self.squares
+        return squares
+
+    def scale_latents_(self, factor: Tensor, dim: int) -> None:
+        """Multiplies each latent's gradient by its factor."""
+        if self.parameter.grad is not None:
+            self.parameter.grad.mul_(factor.unsqueeze(dim))
+        elif self.uses is not None and self.squares is not None:
+            of_blocks = factor[self.uses.blocks]
+            counts = self.uses.starts.diff()
+            of_pairs = of_blocks.repeat_interleave(counts)[:, None]
+            self.uses = self.uses._replace(values=self.uses.values * of_pairs)
+            self.squares = self.squares * of_blocks.square()
 
     @property
     def columns(self) -> bool:
@@ -62,6 +97,7 @@ class RowAdam(torch.optim.Adam):
             for name, p in sae.named_parameters()
         }
         self._scale = 1.0
+        self._sae = sae
 
     @staticmethod
     def suits(sae: SAE[Any]) -> bool:
@@ -98,12 +134,12 @@ class RowAdam(torch.optim.Adam):
         super().zero_grad(set_to_none)
         for table in self._tables.values():
             table.parts.clear()
-            table.uses = None
+            table.uses = table.squares = None
 
     @torch.no_grad()
     def clip(self, limit: float | None) -> float:
         """Finds by how much the coming step scales the gradient down to this norm; returns the norm that it has."""
-        squares = []
+        self._sae.before_step()
         for table in self._tables.values():
             p = table.parameter
             if table.parts:
@@ -114,11 +150,12 @@ class RowAdam(torch.optim.Adam):
                     _add_(p.grad, table)
                 if table.unit:
                     project_out_rows_(p.grad, p)
-                squares.append(torch.linalg.vector_norm(p.grad).double().square())
             elif table.uses is not None:
                 unit = table.blocks_of(p) if table.unit else None
-                found = update.square_norms(table.uses, unit)
-                squares.append(found.sum(dtype=torch.float64))
+                table.squares = update.square_norms(table.uses, unit)
+        if self._sae.scales_latents:
+            self._scale_latents()
+        squares = [table.square() for table in self._tables.values()]
         norm = float(torch.stack(squares).sum().sqrt())
         self._scale = 1.0 if limit is None else min(1.0, limit / (norm + _CLIP_EPS))
         return norm
@@ -141,6 +178,18 @@ class RowAdam(torch.optim.Adam):
                 if table.deferred and "clock" in self.state[p]:
                     self._clock(table).fill_(int(self.state[p]["step"]))
             increment_version(p)  # kernels, torch's fused Adam among them, do not count
+        self._sae.after_step(self.param_groups[0]["lr"])
+
+    def _scale_latents(self) -> None:
+        """Scales the gradients of columns of `W_enc` and rows of `W_dec` as the SAE wants it."""
+        both = [
+            (self._tables[p.data_ptr()], dim)
+            for p, dim in ((self._sae.W_enc, 0), (self._sae.W_dec, 1))
+        ]
+        squares = torch.stack([table.squares_of_latents(dim) for table, dim in both]).sum(0)
+        factor = self._sae.latent_factors(squares)
+        for table, dim in both:
+            table.scale_latents_(factor, dim)
 
     def _update_(self, table: _Table, uses: Uses) -> None:
         p = table.parameter
