@@ -30,6 +30,7 @@ CASES = {
     "batch_topk": {"architecture": "batch_topk", "d_sae": 50, "k": 4},
     "batch_topk with dead latents": {"architecture": "batch_topk", "d_sae": 50, "k": 4}
     | {"dead_after_tokens": 2 * BATCH, "aux_weight": 1.0},
+    "switch": {"architecture": "switch", "d_sae": 50, "n_experts": 5, "k": 4},
     "matryoshka": {"architecture": "matryoshka", "d_sae": 50, "k": 4, "prefixes": [5, 20, 50]},
     "l1": {"architecture": "l1", "d_sae": 50},
     "group": {"architecture": "group", "d_sae": 53, "group_clip_norm": 0.1, "weight_decay": 0.1},

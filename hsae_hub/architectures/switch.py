@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from hsae_hub.architectures.base import SAE, TrainStep
 from hsae_hub.architectures.configs.switch import SwitchConfig
 from hsae_hub.architectures.registry import register
-from hsae_hub.ops import collective, count_parts, normalize_rows_, product, weighted_rows
+from hsae_hub.ops import (
+    Places,
+    collective,
+    count_parts,
+    found_linear,
+    normalize_rows_,
+    product,
+    top_k,
+    weighted_rows,
+)
 
 
 class _Codes(NamedTuple):
@@ -33,6 +42,7 @@ class SwitchSAE(SAE[SwitchConfig]):
     """
 
     config_class = SwitchConfig
+    read_by_rows = ("W_dec",)
     can_accumulate = False
     title = "A Switch sparse autoencoder: a router picks one of several TopK experts for each token"
     citation = """@misc{mudide2024efficient,
@@ -92,16 +102,19 @@ class SwitchSAE(SAE[SwitchConfig]):
         probability, expert = probabilities.max(-1)
         counts = count_parts(expert, experts)
         order = expert.argsort(stable=True)
+        encoders = self.W_enc.detach().view(self.d_in, experts, width).unbind(1)
+
+        def find(centred: Tensor) -> tuple[Tensor, Places]:
+            parts = zip(centred[order].split_with_sizes(counts), encoders, strict=True)
+            pre = torch.cat([product(part, encoder) for part, encoder in parts])
+            places = top_k(pre, self.config.k)
+            latents = places + expert[order][:, None] * width
+            tokens = order.repeat_interleave(self.config.k)
+            return pre.gather(-1, places).flatten(), Places(tokens, latents.flatten())
+
+        values, places = found_linear(x, self.W_enc, find, centre=self.b_dec)
         back = order.argsort()
-        tokens = (x - self.b_dec)[order].split_with_sizes(counts)
-        encoders = self.W_enc.view(self.d_in, experts, width).unbind(1)
-        pre = torch.cat(
-            [product(part, encoder) for part, encoder in zip(tokens, encoders, strict=True)]
+        values, indices = (
+            part.view(len(x), self.config.k)[back] for part in (values, places.latents)
         )
-        values, places = pre.topk(self.config.k, sorted=False)
-        return _Codes(
-            values.relu()[back] * probability[:, None],
-            places[back] + expert[:, None] * width,
-            probabilities,
-            counts,
-        )
+        return _Codes(values.relu() * probability[:, None], indices, probabilities, counts)

@@ -14,6 +14,7 @@ from hsae_hub.ops.gradients import scale_latents_ as scale_latents_
 from hsae_hub.ops.jump import jump_relu as jump_relu
 from hsae_hub.ops.jump import step_through as step_through
 from hsae_hub.ops.kept_linear import Places as Places
+from hsae_hub.ops.kept_linear import found_linear as found_linear
 from hsae_hub.ops.kept_linear import kept_linear as kept_linear
 from hsae_hub.ops.kept_linear import topk_linear as topk_linear
 from hsae_hub.ops.kernels import top_k as top_k

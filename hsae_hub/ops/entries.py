@@ -13,8 +13,8 @@ from hsae_hub.ops.kept_linear import Places, keep_linear
 from hsae_hub.ops.products import product
 from hsae_hub.ops.sparse import pair_sum
 
-_FEW = 32
-"""One of so many pre-activations at most is few: products with all of them then take longer than those of a list."""
+_FEW = 20
+"""One of so many pre-activations at most is few: from there on products with all of them take no longer than a list."""
 
 
 class Entries(NamedTuple):

@@ -94,8 +94,34 @@ def keep_linear(
     centre: Float[Tensor, " d_in"] | None = None,
 ) -> tuple[Float[Tensor, "batch n"], Float[Tensor, " entries"] | None, Places | None]:
     """The same where all of `pre` may be chosen: `choose` then says None, and so do values and places."""
-    pre, values, tokens, latents = _KeptLinear.apply(x, W, bias, centre, choose)  # type: ignore[no-untyped-call]
+
+    def find(centred: Tensor) -> _Found:
+        pre = multiply(centred, W, precision_of_products(), bias)
+        places = choose(pre)
+        return pre, None if places is None else pre[places], places
+
+    pre, values, tokens, latents = _KeptLinear.apply(x, W, bias, centre, find)  # type: ignore[no-untyped-call]
     return pre, values, None if tokens is None else Places(tokens, latents)
+
+
+def found_linear(
+    x: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_in n"],
+    find: Callable[[Tensor], tuple[Tensor, Places]],
+    *,
+    centre: Float[Tensor, " d_in"] | None = None,
+) -> tuple[Float[Tensor, " entries"], Places]:
+    """Entries of `(x - centre) W` and their places, as `find(x - centre)` gives them, who need not make all."""
+
+    def found(centred: Tensor) -> _Found:
+        return None, *find(centred)
+
+    _, values, *places = _KeptLinear.apply(x, W, None, centre, found)  # type: ignore[no-untyped-call]
+    return values, Places(*places)
+
+
+_Found = tuple[Tensor | None, Tensor | None, Places | None]
+"""All pre-activations, unless nobody needs them, and the kept ones with their places, unless it is all of them."""
 
 
 class _KeptLinear(torch.autograd.Function):
@@ -106,21 +132,18 @@ class _KeptLinear(torch.autograd.Function):
         W: Tensor,
         bias: Tensor | None,
         centre: Tensor | None,
-        choose: Callable[[Tensor], Places | None],
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        find: Callable[[Tensor], _Found],
+    ) -> tuple[Tensor | None, ...]:
         ctx.take = taker_for(W, None)
-        centred = x if centre is None else x - centre
         ctx.precision = precision_of_products()
-        pre = multiply(centred, W, ctx.precision, bias)
-        places = choose(pre)
+        pre, values, places = find(x if centre is None else x - centre)
         ctx.set_materialize_grads(False)
         if places is None:
             ctx.save_for_backward(x, W, centre, None, None)
             return pre, None, None, None
-        tokens, latents = places
-        ctx.save_for_backward(x, W, centre, tokens, latents)
-        ctx.mark_non_differentiable(tokens, latents)
-        return pre, pre[tokens, latents], tokens, latents
+        ctx.save_for_backward(x, W, centre, *places)
+        ctx.mark_non_differentiable(*places)
+        return pre, values, *places
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
