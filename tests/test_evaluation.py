@@ -14,8 +14,10 @@ from hsae_hub.artifact import (
     HookpointConfig,
     ModelConfig,
     TokensConfig,
+    config_of,
     read_artifact,
     save_sae,
+    weights_sha256,
 )
 from hsae_hub.attach import Losses, SpliceReport
 from hsae_hub.attach.losses import Reconstruction
@@ -23,6 +25,8 @@ from hsae_hub.errors import UsageError
 from hsae_hub.evaluation import Bench, CoreReport, evaluate, measure_core
 from hsae_hub.evaluation.core import as_data
 from hsae_hub.evaluation.sums import ActivationSums, CoreSums, SAESums
+from hsae_hub.hub import load
+from hsae_hub.interop import EXPORTS
 from hsae_hub.models import load_language_model
 from hsae_hub.recipes import DataConfig, DataSource
 
@@ -218,3 +222,15 @@ def test_a_report_of_the_first_release_is_read() -> None:
     report = CoreReport.model_validate(old)
     assert report.sha256 == "ab" and report.results[0].value == 3
     assert report.beside["baseline"].sha256 == "cd"
+
+
+def test_an_sae_of_another_toolkit_is_measured_as_ours_is(tmp_path: Path) -> None:
+    sae = saved(tmp_path, architecture="topk", d_sae=64, k=4, normalize="none")
+    (tmp_path / "theirs").mkdir()
+    EXPORTS["sae-lens"](sae, config_of(sae), tmp_path / "theirs")
+    theirs = load(tmp_path / "theirs")
+    assert weights_sha256(theirs) is None and weights_sha256(sae)
+    ours, found = (
+        evaluate(each, TEXTS, tokens=10**6, model="gemma2-tiny-en") for each in (sae, theirs)
+    )
+    assert found.saes == ours.saes and found.weights == {}

@@ -9,7 +9,7 @@ from hsae_hub.artifact import WEIGHTS, read_artifact
 from hsae_hub.assets import embedded_sae
 from hsae_hub.attach import attach
 from hsae_hub.cli.main import run
-from hsae_hub.features import FeatureIndex, weights_sha256
+from hsae_hub.features import FeatureIndex, weights_digest
 from hsae_hub.hub import load
 
 TEXT = "The king and his army marched to the river."
@@ -23,7 +23,7 @@ def test_it_is_what_its_config_says() -> None:
 
 def test_its_index_and_its_measurements_are_of_these_weights() -> None:
     sae = load("tiny")
-    assert FeatureIndex.open(embedded_sae()).info["weights"] == weights_sha256(sae)
+    assert FeatureIndex.open(embedded_sae()).info["weights"] == weights_digest(sae)
     for task in ("absorption", "tree", "probing"):
         report = json.loads((embedded_sae() / "eval" / f"{task}.json").read_text("utf-8"))
         assert report["sha256"] == sae.info.config.files[WEIGHTS].sha256

@@ -38,7 +38,10 @@ from hsae_hub.lazy import lazily
 if TYPE_CHECKING:
     from hsae_hub.artifact.loading import Artifact as Artifact
     from hsae_hub.artifact.loading import ArtifactInfo as ArtifactInfo
+    from hsae_hub.artifact.loading import config_of as config_of
+    from hsae_hub.artifact.loading import info_of as info_of
     from hsae_hub.artifact.loading import read_artifact as read_artifact
+    from hsae_hub.artifact.loading import weights_sha256 as weights_sha256
     from hsae_hub.artifact.saving import LatentTable as LatentTable
     from hsae_hub.artifact.saving import save_sae as save_sae
 
@@ -47,7 +50,10 @@ __getattr__ = lazily(
     {
         "Artifact": "loading",
         "ArtifactInfo": "loading",
+        "config_of": "loading",
+        "info_of": "loading",
         "read_artifact": "loading",
+        "weights_sha256": "loading",
         "LatentTable": "saving",
         "save_sae": "saving",
     },

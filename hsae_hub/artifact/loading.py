@@ -37,6 +37,24 @@ class Artifact(NamedTuple):
     stats: LatentTable | None
 
 
+def info_of(sae: SAE[Any]) -> ArtifactInfo | None:
+    """What a loaded SAE knows of itself; None for one that was built."""
+    return sae.info if isinstance(sae.info, ArtifactInfo) else None
+
+
+def config_of(sae: SAE[Any]) -> ArtifactConfig | None:
+    """The config that an SAE was loaded with; None for one that was built."""
+    info = info_of(sae)
+    return None if info is None else info.config
+
+
+def weights_sha256(sae: SAE[Any]) -> str | None:
+    """sha256 of the weight file of this package that an SAE came from; None where it came from none."""
+    config = config_of(sae)
+    file = None if config is None else config.files.get(WEIGHTS)
+    return None if file is None else file.sha256
+
+
 def read_artifact(
     folder: Path,
     *,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, overload
 
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import ArtifactInfo
+from hsae_hub.artifact import info_of
 from hsae_hub.attach.attribution import Asked, Attribution, Method, Target, attribute
 from hsae_hub.attach.batches import encode_texts, pad_left
 from hsae_hub.attach.beside import Beside, BesideStep, gather, stream_beside
@@ -350,8 +350,8 @@ class Attached:
 
     def _steering(self, spec: SteeringSpec) -> Placed:
         self._check_intervenes()
-        info = self.sae.info
-        stats = info.stats if isinstance(info, ArtifactInfo) else None
+        info = info_of(self.sae)
+        stats = None if info is None else info.stats
         return Placed(self.hookpoint, make_steering(self.sae, spec, stats, self.lm))
 
     def _only(self) -> tuple[str, Site]:

@@ -10,7 +10,7 @@ import torch
 from nnsight.modeling.vllm import VLLM
 
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import ArtifactConfig, ArtifactInfo, ModelConfig
+from hsae_hub.artifact import ArtifactConfig, ModelConfig, config_of
 from hsae_hub.attach.attached import Attached
 from hsae_hub.attach.engine import Engine, EngineName
 from hsae_hub.attach.fitting import check_fit, choose_hookpoint
@@ -75,7 +75,7 @@ def _places(
     given: object, hookpoint: str | None
 ) -> dict[str, tuple[SAE[Any], Hookpoint, ArtifactConfig | None]]:
     if isinstance(given, SAE):
-        config = _config(given)
+        config = config_of(given)
         return {"sae": (given, choose_hookpoint(config, hookpoint), config)}
     if isinstance(given, str) or not isinstance(given, Mapping | Sequence) or not given:
         raise _no_sae(given)
@@ -89,7 +89,7 @@ def _places(
     for name, sae in named:
         if not isinstance(sae, SAE):
             raise _no_sae(sae)
-        config = _config(sae)
+        config = config_of(sae)
         place = choose_hookpoint(config, name if config is None or not config.hookpoint else None)
         name = str(place) if name is None else name
         if name in found:
@@ -105,10 +105,6 @@ def _no_sae(given: object) -> UsageError:
     return UsageError(
         f"attach takes an SAE, or several, not {given!r}", fix="attach(hsae_hub.load('org/name'))"
     )
-
-
-def _config(sae: SAE[Any]) -> ArtifactConfig | None:
-    return sae.info.config if isinstance(sae.info, ArtifactInfo) else None
 
 
 def _load(

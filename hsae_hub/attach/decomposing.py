@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hsae_hub.architectures import SAE, Acts
-from hsae_hub.artifact import ArtifactInfo
+from hsae_hub.artifact import config_of, info_of
 from hsae_hub.attach.decomposition import Decomposition, Feature, RunnerUp, Token
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.models import Hookpoint, LanguageModel, read_activations
@@ -124,7 +124,7 @@ def decompose_activations(
         raise MisfitError(f"this SAE reads width {sae.d_in} but the activations have width {width}")
     if texts is not None and len(texts) != n:
         raise UsageError(f"{len(texts)} texts of tokens for {n} activations")
-    config = sae.info.config if isinstance(sae.info, ArtifactInfo) else None
+    config = config_of(sae)
     model = config.model.id if config is not None and config.model is not None else "activations"
     place = config.hookpoint.path if config is not None and config.hookpoint is not None else ""
     found = take_apart(sae, activations.to(sae.device), top, runner_ups)
@@ -138,8 +138,8 @@ def decompose_activations(
 
 def sae_name(sae: SAE[Any]) -> str:
     """Where an SAE was loaded from, else what it is."""
-    if isinstance(sae.info, ArtifactInfo):
-        return sae.info.ref
+    if (info := info_of(sae)) is not None:
+        return info.ref
     n_parents, n_children = sae.shape
     size = f"{n_parents} × {n_children}" if n_children else str(n_parents)
     return f"{sae.config.architecture} {size}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import ArtifactInfo
+from hsae_hub.artifact import ArtifactConfig, info_of
 from hsae_hub.attach.batches import TokenBatch, encode_texts, pad_left, read_now
 from hsae_hub.metrics import ReconstructionStats
 from hsae_hub.models import Hookpoint, LanguageModel, read_activations
@@ -61,14 +61,14 @@ def warn_if_far_below(sae: SAE[Any], lm: LanguageModel, hookpoint: Hookpoint) ->
 
     An SAE without a report, or of an embedding's rows, is not probed.
     """
-    info = sae.info
-    claimed = info.explained_variance if isinstance(info, ArtifactInfo) else None
-    if claimed is None or hookpoint.side == "weight":
+    info = info_of(sae)
+    claimed = None if info is None else info.explained_variance
+    if info is None or claimed is None or hookpoint.side == "weight":
         return
     found = explained_on_probe(sae, lm, hookpoint)
     if found is None or found > claimed - FAR_BELOW:
         return
-    causes = list(_causes(sae, lm, hookpoint, found, claimed))
+    causes = list(_causes(sae, info.config, lm, hookpoint, found, claimed))
     warnings.warn(
         f"{info.ref} explains {found:.2f} of the variance of {lm.id} at {hookpoint} on a short English text, but "
         f"{claimed:.2f} was measured when it was saved. Likely causes: {'; '.join(causes)}",
@@ -78,7 +78,12 @@ def warn_if_far_below(sae: SAE[Any], lm: LanguageModel, hookpoint: Hookpoint) ->
 
 
 def _causes(
-    sae: SAE[Any], lm: LanguageModel, hookpoint: Hookpoint, found: float, claimed: float
+    sae: SAE[Any],
+    config: ArtifactConfig,
+    lm: LanguageModel,
+    hookpoint: Hookpoint,
+    found: float,
+    claimed: float,
 ) -> Iterator[str]:
     """The usual ones, most telling first: what was measured, what config and model say, what cannot be seen."""
     enough = found + (claimed - found) / 2
@@ -86,7 +91,6 @@ def _causes(
         there = explained_on_probe(sae, lm, place)
         if there is not None and there > enough:
             yield f"the wrong layer or side (at {place} it explains {there:.2f})"
-    config = sae.info.config
     with_first = explained_on_probe(sae, lm, hookpoint, keep_first=True)
     if with_first is not None and with_first > enough:
         yield f"it was measured with the first token counted (so it explains {with_first:.2f} here)"

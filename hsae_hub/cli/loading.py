@@ -119,6 +119,7 @@ def measuring(found: Found, files: list[str] | None) -> Measuring:
     Raises:
         UsageError: the run's recipe cannot be read.
     """
+    from hsae_hub.artifact import config_of
     from hsae_hub.recipes import (
         DataConfig,
         DataSource,
@@ -134,7 +135,7 @@ def measuring(found: Found, files: list[str] | None) -> Measuring:
     if recipe is not None and files is None:
         return Measuring(recipe.data, tokens, seed)
     source = DataSource(text=files) if files else DataSource(builtin="python-docs")
-    known = found.sae.info.config if found.sae.info is not None else None
+    known = config_of(found.sae)
     if known is not None and known.vocabulary is not None:
         rows = VocabularySection(min_count=known.vocabulary.min_count if files else 0)
         fraction = known.vocabulary.heldout_fraction
@@ -148,11 +149,11 @@ def measuring(found: Found, files: list[str] | None) -> Measuring:
 
 def beside(found: Found) -> dict[str, SAE[Any]]:
     """The SAEs that were trained on the same batches, where they lie beside this one: its baseline, and its run's."""
-    from hsae_hub.artifact import CONFIG, read_artifact
+    from hsae_hub.artifact import CONFIG, config_of, read_artifact
     from hsae_hub.recipes import load_recipe
 
-    named = found.sae.info.config.baseline if found.sae.info is not None else None
-    names = [] if named is None else [named]
+    known = config_of(found.sae)
+    names = [known.baseline] if known is not None and known.baseline is not None else []
     run = found.folder / "resolved.yaml"
     if found.revision is None and run.is_file():
         names += load_recipe(run).recipe.also

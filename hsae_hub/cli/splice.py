@@ -94,7 +94,7 @@ def splice(
 
 def _measured_on(found: Found, text: str | None, files: list[str] | None) -> tuple[DataConfig, int]:
     """Text to measure on, and the seed of what the model writes itself."""
-    from hsae_hub.recipes import DataConfig, DataSource
+    from hsae_hub.evaluation.core import as_data
 
     if text is None:
         data, _, seed = measuring(found, files)
@@ -102,10 +102,7 @@ def _measured_on(found: Found, text: str | None, files: list[str] | None) -> tup
     words = read_text(text)
     if not words.strip():
         raise UsageError("the text is empty")
-    source = DataSource(lines=[words])
-    known = found.sae.info.config.tokens if found.sae.info is not None else None
-    as_trained = {} if known is None else known.model_dump()
-    return DataConfig(train=[source], heldout=[source], **as_trained), 0
+    return as_data([words], found.sae), 0
 
 
 def _losses(report: SpliceReport, source: str) -> str:

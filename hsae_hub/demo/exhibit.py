@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsae_hub.artifact import ArtifactInfo
+from hsae_hub.artifact import ArtifactInfo, info_of
 from hsae_hub.attach import Attached, Decomposition
 from hsae_hub.features import labelled, own_index
 
@@ -48,8 +48,7 @@ class Exhibit:
     @property
     def info(self) -> ArtifactInfo | None:
         """What the SAE knows of itself."""
-        info = self.attached.sae.info
-        return info if isinstance(info, ArtifactInfo) else None
+        return info_of(self.attached.sae)
 
     def headline(self) -> str:
         """What it is, in a line."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from hsae_hub.artifact import CONFIG, read_artifact
+from hsae_hub.artifact import CONFIG, config_of, read_artifact
 from hsae_hub.attach import attach
 from hsae_hub.demo.exhibit import Exhibit
 from hsae_hub.errors import NotFoundError
@@ -80,12 +80,12 @@ class Shelf:
     def _load(self, ref: str) -> Exhibit:
         folder = self.folder(ref)
         sae = read_artifact(folder, verify=Ref.parse(ref).folder is not None, ref=ref).sae
-        info = sae.info
-        made_for = info.config.model.id if info is not None and info.config.model else ""
+        config = config_of(sae)
+        made_for = config.model.id if config is not None and config.model else ""
         known = self._models.get(self.model or made_for)
         attached = attach(sae, known or self.model, device=None if known else self.device)
         self._models = {self.model or made_for: attached.lm}  # one language model in memory
-        name = info.config.baseline if info is not None else None
+        name = config.baseline if config is not None else None
         if not name or not (folder / name / CONFIG).is_file():
             return Exhibit(ref, folder, attached, None, "")
         named = str(folder / name) if Path(ref).is_dir() else f"{ref}:{name}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hsae_hub.architectures import SAE
+from hsae_hub.artifact import weights_sha256
 from hsae_hub.attach import Attached, attach
 from hsae_hub.errors import UsageError
 from hsae_hub.evaluation.parts import (
@@ -16,7 +17,6 @@ from hsae_hub.evaluation.parts import (
     digest_of_model,
     digest_of_sae,
     part_key,
-    weights_sha256,
 )
 from hsae_hub.evaluation.report import Measured, Other, Report, schema_of
 from hsae_hub.models import LanguageModel

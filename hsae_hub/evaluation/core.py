@@ -13,10 +13,11 @@ from torch import Tensor
 
 from hsae_hub.activations import choose_rows, describe_rows, heldout_windows
 from hsae_hub.architectures import SAE, SAEOutput
+from hsae_hub.artifact import config_of, weights_sha256
 from hsae_hub.attach import Attached, SpliceReport, splice_losses
 from hsae_hub.evaluation.bench import Bench, OnProgress
 from hsae_hub.evaluation.bootstrap import of_sums
-from hsae_hub.evaluation.parts import digest_of, weights_sha256
+from hsae_hub.evaluation.parts import digest_of
 from hsae_hub.evaluation.report import CoreReport, Measured, Result
 from hsae_hub.evaluation.rows import measure_rows
 from hsae_hub.evaluation.sums import (
@@ -129,20 +130,13 @@ def measure_core(bench: Bench, data: DataConfig, *, tokens: int = 50_000) -> Cor
 def as_data(texts: Sequence[str], sae: SAE[Any]) -> DataConfig:
     """Texts as a recipe's section whose held-out part they are, in contexts as the SAE was trained on."""
     source = DataSource(lines=list(texts))
-    known = sae.info.config if sae.info is not None else None
+    known = config_of(sae)
     if known is not None and known.vocabulary is not None:
         fraction = known.vocabulary.heldout_fraction
         return DataConfig(train=[source], heldout_fraction=fraction, vocabulary=VocabularySection())
     tokens = known.tokens if known is not None else None
-    if tokens is None:
-        return DataConfig(train=[source], heldout=[source])
-    return DataConfig(
-        train=[source],
-        heldout=[source],
-        context_length=tokens.context_length,
-        bos=tokens.bos,
-        skip_special=tokens.skip_special,
-    )
+    as_trained = {} if tokens is None else tokens.model_dump()
+    return DataConfig(train=[source], heldout=[source], **as_trained)
 
 
 def _measure(

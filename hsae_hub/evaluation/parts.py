@@ -12,7 +12,7 @@ import torch
 
 from hsae_hub import __version__
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import REPORTS, WEIGHTS, write_atomic
+from hsae_hub.artifact import REPORTS, write_atomic
 from hsae_hub.evaluation.report import Measured
 from hsae_hub.models import LanguageModel, tokenizer_sha256
 
@@ -73,11 +73,6 @@ def digest_of_sae(sae: SAE[Any]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         hashed.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()
-
-
-def weights_sha256(sae: SAE[Any]) -> str | None:
-    """sha256 of the file that the weights came from; None where they come from none."""
-    return None if sae.info is None else str(sae.info.config.files[WEIGHTS].sha256)
 
 
 def digest_of_model(lm: LanguageModel) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hsae_hub.activations import Vocabulary
 from hsae_hub.architectures import SAE
+from hsae_hub.artifact import config_of
 from hsae_hub.attach import Attached
 from hsae_hub.errors import UsageError
 from hsae_hub.metrics import ReconstructionStats
@@ -49,8 +50,8 @@ def measure_rows(
     found = {}
     for done, (name, each) in enumerate(saes.items(), 1):
         on_held, on_seen = _Measured(each.sae, heldout, space), _Measured(each.sae, seen, space)
-        info = each.sae.info
-        is_known = info is not None and info.config.vocabulary == rows.config
+        config = config_of(each.sae)
+        is_known = config is not None and config.vocabulary == rows.config
         found[name] = on_held.numbers(on_seen, is_known=is_known)
         on_progress(done, len(saes))
     return found

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hsae_hub.features.comparing import compare_on as compare_on
     from hsae_hub.features.indexing import Indexed as Indexed
     from hsae_hub.features.indexing import build_index as build_index
-    from hsae_hub.features.indexing import weights_sha256 as weights_sha256
+    from hsae_hub.features.indexing import weights_digest as weights_digest
     from hsae_hub.features.naming import labelled as labelled
     from hsae_hub.features.naming import own_index as own_index
     from hsae_hub.features.pages import Example as Example
@@ -32,7 +32,7 @@ __getattr__ = lazily(
         "compare_on": "comparing",
         "labelled": "naming",
         "own_index": "naming",
-        "weights_sha256": "indexing",
+        "weights_digest": "indexing",
         "Example": "pages",
         "FeaturePage": "pages",
         "Relative": "pages",

@@ -18,7 +18,7 @@ import torch
 from hsae_hub import __version__
 from hsae_hub.activations import batch_contexts, read_batch
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import WEIGHTS, ArtifactInfo, ModelConfig, file_info, write_atomic
+from hsae_hub.artifact import ModelConfig, file_info, weights_sha256, write_atomic
 from hsae_hub.attach import Attached, attach
 from hsae_hub.attach.decomposing import token_texts
 from hsae_hub.errors import InterruptedRun, UsageError
@@ -116,7 +116,7 @@ def _plan(
     lm, sae = attached.lm, attached.sae
     dtype: Any = str(lm.dtype).removeprefix("torch.")
     return IndexPlan(
-        weights=weights_sha256(sae),
+        weights=weights_digest(sae),
         model=ModelConfig(
             id=lm.id,
             revision=lm.revision,
@@ -133,10 +133,10 @@ def _plan(
     )
 
 
-def weights_sha256(sae: SAE[Any]) -> str:
+def weights_digest(sae: SAE[Any]) -> str:
     """sha256 of the weight file that an SAE came from, or of its tensors where it came from none."""
-    if isinstance(sae.info, ArtifactInfo):
-        return sae.info.config.files[WEIGHTS].sha256
+    if (sha256 := weights_sha256(sae)) is not None:
+        return sha256
     found = hashlib.sha256()
     for name, tensor in sorted(sae.weights().items()):
         found.update(name.encode())

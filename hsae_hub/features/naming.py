@@ -10,7 +10,7 @@ from typing import Any
 from hsae_hub.architectures import SAE
 from hsae_hub.attach import Decomposition, Feature, Token
 from hsae_hub.errors import HSAEError
-from hsae_hub.features.indexing import weights_sha256
+from hsae_hub.features.indexing import weights_digest
 from hsae_hub.features.reading import FeatureIndex
 
 
@@ -20,7 +20,7 @@ def own_index(folder: Path, sae: SAE[Any]) -> FeatureIndex | None:
         found = FeatureIndex.open(folder)
     except HSAEError:
         return None
-    return found if found.info.get("weights") == weights_sha256(sae) else None
+    return found if found.info.get("weights") == weights_digest(sae) else None
 
 
 def labelled(found: Decomposition, labels: Mapping[str, str]) -> Decomposition:

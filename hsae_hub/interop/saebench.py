@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from hsae_hub.architectures import SAE
+from hsae_hub.artifact import config_of
 from hsae_hub.errors import UsageError
 from hsae_hub.interop.dense import DenseSAE, View
 
@@ -33,7 +34,7 @@ def for_saebench(
     Raises:
         UsageError: model or hookpoint are neither known nor given, or the hookpoint has no layer.
     """
-    known = sae.info.config if sae.info is not None else None
+    known = config_of(sae)
     if known is not None and known.model is not None and model_name is None:
         model_name = known.model.id.rpartition("/")[2]
     if known is not None and known.hookpoint is not None and hook_name is None:

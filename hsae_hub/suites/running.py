@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hsae_hub.artifact import CORE_REPORT, WEIGHTS
+from hsae_hub.artifact import CORE_REPORT, weights_sha256
 from hsae_hub.errors import InterruptedRun, UsageError
 from hsae_hub.evaluation import CoreReport, evaluate
 from hsae_hub.recipes import LoadedRecipe, Recipe, dump_recipe, load_recipe
@@ -131,7 +131,7 @@ def _measured(
     on_progress: OnProgress | None,
 ) -> CoreReport:
     saes = {"sae": result.sae, **result.beside}
-    weights = {name: sae.info.config.files[WEIGHTS].sha256 for name, sae in saes.items()}
+    weights = {name: weights_sha256(sae) for name, sae in saes.items()}
     path = folder / CORE_REPORT
     if path.is_file():
         before = CoreReport.model_validate_json(path.read_text(encoding="utf-8"))
