@@ -39,8 +39,7 @@ def batch_contexts(
     ids, mask = pad_contexts(contexts, lm.tokenizer.pad_token_id or 0)
     if not data.skip_special:
         return ContextBatch(ids, mask, mask)
-    special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
-    return ContextBatch(ids, mask, mask & ~torch.isin(ids, special))
+    return ContextBatch(ids, mask, mask & ~torch.isin(ids, lm.special))
 
 
 def read_batch(

@@ -16,9 +16,9 @@ from hsae_hub.activations.batches import Origin, StreamState
 from hsae_hub.activations.contexts import OnProgress
 from hsae_hub.activations.reading import batch_contexts, read_batch
 from hsae_hub.activations.windows import WindowStream
-from hsae_hub.artifact import ModelConfig, TokensConfig
+from hsae_hub.artifact import TokensConfig
 from hsae_hub.errors import UsageError
-from hsae_hub.models import Hookpoint, LanguageModel, tokenizer_sha256
+from hsae_hub.models import Hookpoint, LanguageModel
 from hsae_hub.ops import collective
 from hsae_hub.recipes import DataConfig
 
@@ -32,14 +32,8 @@ def origin_of(lm: LanguageModel, hookpoint: Hookpoint, data: DataConfig) -> Orig
     Raises:
         MisfitError: the model has no such place.
     """
-    dtype: Any = str(lm.dtype).removeprefix("torch.")
     return Origin(
-        ModelConfig(
-            id=lm.id,
-            revision=lm.revision,
-            dtype=dtype,
-            tokenizer_sha256=tokenizer_sha256(lm.tokenizer),
-        ),
+        lm.config(),
         hookpoint.config(lm),
         [source.describe() for source in data.train],
         TokensConfig(

@@ -107,10 +107,9 @@ def _count(
     # seed 0: the order of training's batches has no say in which rows there are
     text = WindowStream(data, lm, seed=0, sample_seed=sample_seed, on_progress=on_progress)
     counts = torch.zeros(total, dtype=torch.int64)
-    special = torch.tensor(sorted(lm.special_ids))
     while (seen := int(counts.sum())) < limit and (contexts := text.take(_CONTEXTS)):
         if on_progress:
             on_progress("count", seen, limit)
         counts += torch.bincount(torch.cat(contexts), minlength=total)
-        counts[special] = 0
+        counts[lm.special] = 0
     return counts

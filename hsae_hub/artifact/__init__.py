@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hsae_hub.artifact.loading import weights_sha256 as weights_sha256
     from hsae_hub.artifact.saving import LatentTable as LatentTable
     from hsae_hub.artifact.saving import save_sae as save_sae
+    from hsae_hub.artifact.tensors import dtype_name as dtype_name
 
 __getattr__ = lazily(
     __name__,
@@ -56,5 +57,6 @@ __getattr__ = lazily(
         "weights_sha256": "loading",
         "LatentTable": "saving",
         "save_sae": "saving",
+        "dtype_name": "tensors",
     },
 )

@@ -20,7 +20,7 @@ from hsae_hub.artifact.config import (
     VocabularyConfig,
 )
 from hsae_hub.artifact.files import CONFIG, STATS, WEIGHTS, file_info, write_atomic
-from hsae_hub.artifact.tensors import check_finite, write_tensors
+from hsae_hub.artifact.tensors import check_finite, dtype_name, write_tensors
 
 
 class LatentTable(NamedTuple):
@@ -70,7 +70,7 @@ def save_sae(
         names.append(STATS)
     config = ArtifactConfig(
         sae=sae.config,
-        dtype=str(sae.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        dtype=dtype_name(sae.dtype),
         model=model,
         hookpoint=hookpoint,
         tokens=tokens,

@@ -8,15 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hsae_hub.artifact.config import Dtype
 from hsae_hub.errors import CorruptError
 from hsae_hub.ops import ALIGNED
 
 _CODES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+
+
+def dtype_name(dtype: torch.dtype) -> Dtype:
+    """A type as configs name it."""
+    return cast(Dtype, str(dtype).removeprefix("torch."))
 
 
 def write_tensors(

@@ -87,9 +87,8 @@ def encode_text(lm: LanguageModel, text: str, number: int) -> list[int]:
 
 def check_length(lm: LanguageModel, length: int, what: str) -> None:
     """Raises UsageError when a model cannot read so many tokens."""
-    longest = getattr(lm.hf.config.get_text_config(), "max_position_embeddings", None)
-    if longest is not None and length > longest:
-        raise UsageError(f"{what} has {length} tokens; {lm.id} reads at most {longest}")
+    if lm.max_tokens is not None and length > lm.max_tokens:
+        raise UsageError(f"{what} has {length} tokens; {lm.id} reads at most {lm.max_tokens}")
 
 
 def pad_left(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> TokenBatch:
@@ -121,6 +120,12 @@ def in_batches(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> Iterator[Tok
             batch = []
         batch.append(row)
     yield pad_left(lm, batch)
+
+
+def ordinary_tokens(lm: LanguageModel, batch: TokenBatch) -> Bool[Tensor, "b s"]:
+    """Where a batch that is read in one forward has tokens that are not special."""
+    width = batch.ids.shape[1]
+    return read_now(batch.ids, batch.mask.bool(), width, width, lm.special).ordinary
 
 
 def read_now(

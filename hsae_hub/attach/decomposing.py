@@ -60,7 +60,7 @@ def windows_of(
         UsageError: a window has no room for a token, or is longer than the model can read.
     """
     start = [int(i) for i in lm.tokenizer("", verbose=False)["input_ids"]]
-    longest = getattr(lm.hf.config.get_text_config(), "max_position_embeddings", None)
+    longest = lm.max_tokens
     size = min(WINDOW, longest or WINDOW) if window is None else window
     if size <= len(start) or size > (longest or size):
         raise UsageError(

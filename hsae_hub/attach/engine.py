@@ -45,7 +45,6 @@ class Engine:
     ) -> None:
         """`remote` runs a model whose weights are not here, whatever the name."""
         self.lm = lm
-        self.special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
         self._lock = model_lock(lm.hf)
         with self._lock:
             order = list(hookpoints) if name == "hooks" else in_order_of_execution(lm, hookpoints)
@@ -103,7 +102,7 @@ class Engine:
             UsageError: the engine is not nnsight's.
         """
         runner = self._tracing()
-        run = Run(batch, placed, self.special)
+        run = Run(batch, placed, self.lm.special)
         if config is None:
             arguments = forward_arguments(self.lm.hf, batch.ids, batch.mask)
             return runner.trace(None, arguments, lambda: self._taken(run, None))
@@ -142,7 +141,7 @@ class Engine:
     ) -> Any:
         # nnsight asks for places as a forward reaches them; of one place first stays first
         inwards = sorted(placed, key=lambda each: self._order.get(each.hookpoint, 0))
-        run = Run(batch, inwards, self.special)
+        run = Run(batch, inwards, self.lm.special)
         with self._taken(run, function):
             result = self._runner.call(function, arguments, run)
         if not self.lm.remote:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from hsae_hub.architectures import SAE, SAEOutput
-from hsae_hub.attach.batches import TokenBatch, in_batches, read_now
+from hsae_hub.attach.batches import TokenBatch, in_batches, ordinary_tokens
 from hsae_hub.attach.engine import Engine
 from hsae_hub.attach.running import Intervention, Placed
 from hsae_hub.attach.splicing import Record, Replace
@@ -279,8 +279,7 @@ class Predictions(NamedTuple):
 
 def predictions(engine: Engine, batch: TokenBatch, placed: Sequence[Placed]) -> Predictions:
     """What a batch predicts with interventions in place."""
-    width = batch.ids.shape[1]
-    ordinary = read_now(batch.ids, batch.mask.bool(), width, width, engine.special).ordinary
+    ordinary = ordinary_tokens(engine.lm, batch)
     pairs = ordinary[:, :-1] & ordinary[:, 1:]
     logits = engine.logits(batch, placed)
     where = pairs.to(logits.device)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import ArtifactConfig, info_of
-from hsae_hub.attach.batches import TokenBatch, encode_texts, pad_left, read_now
+from hsae_hub.artifact import ArtifactConfig, dtype_name, info_of
+from hsae_hub.attach.batches import encode_texts, ordinary_tokens, pad_left
 from hsae_hub.metrics import ReconstructionStats
 from hsae_hub.models import Hookpoint, LanguageModel, read_activations
 
@@ -36,7 +36,7 @@ def explained_on_probe(
     """
     rows = encode_texts(lm, PROBE)
     batch = pad_left(lm, rows)
-    ordinary = _ordinary(lm, batch)
+    ordinary = ordinary_tokens(lm, batch)
     if keep_first:
         for i, row in enumerate(rows):
             ordinary[i, batch.ids.shape[1] - len(row)] = True
@@ -48,12 +48,6 @@ def explained_on_probe(
         return stats.explained_variance()
     except ValueError:
         return None
-
-
-def _ordinary(lm: LanguageModel, batch: TokenBatch) -> torch.Tensor:
-    width = batch.ids.shape[1]
-    special = torch.tensor(sorted(lm.special_ids), dtype=torch.int64)
-    return read_now(batch.ids, batch.mask.bool(), width, width, special).ordinary
 
 
 def warn_if_far_below(sae: SAE[Any], lm: LanguageModel, hookpoint: Hookpoint) -> None:
@@ -98,8 +92,8 @@ def _causes(
     if config.tokens is not None and config.tokens.bos != adds_bos:
         kept, now = ("with", "without") if config.tokens.bos else ("without", "with")
         yield f"it was trained {kept} BOS, and this tokenizer reads texts {now} it"
-    if config.model is not None and f"torch.{config.model.dtype}" != str(lm.dtype):
-        yield f"another type (trained in {config.model.dtype}, run in {str(lm.dtype).removeprefix('torch.')})"
+    if config.model is not None and config.model.dtype != dtype_name(lm.dtype):
+        yield f"another type (trained in {config.model.dtype}, run in {dtype_name(lm.dtype)})"
     if sae.config.normalize == "none":
         yield "activations that were scaled before training, and are not here (normalize is none)"
     yield "another model, revision or fine-tune under the same name, or text far from what it was trained on"

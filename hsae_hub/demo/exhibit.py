@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsae_hub.artifact import ArtifactInfo, info_of
+from hsae_hub.artifact import ArtifactInfo, dtype_name, info_of
 from hsae_hub.attach import Attached, Decomposition
 from hsae_hub.features import labelled, own_index
 
@@ -56,7 +56,7 @@ class Exhibit:
         size = f"{n_parents:,} parents × {n_children}" if n_children else f"{n_parents:,} latents"
         lm = self.attached.lm
         place = self.attached.hookpoint
-        return f"{self.ref} · {lm.id} · {place} · {size} · {str(lm.hf.dtype).removeprefix('torch.')} on {lm.device}"
+        return f"{self.ref} · {lm.id} · {place} · {size} · {dtype_name(lm.dtype)} on {lm.device}"
 
     def labels(self) -> dict[str, str]:
         """Words for features; empty without an index."""

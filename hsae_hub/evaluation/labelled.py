@@ -148,5 +148,4 @@ def balanced(
 
 def longest_context(lm: LanguageModel, wanted: int = 128) -> int:
     """Tokens of a text that are read: SAEBench's 128, or as many as the model can."""
-    most = getattr(lm.hf.config.get_text_config(), "max_position_embeddings", None)
-    return min(wanted, int(most)) if most else wanted
+    return min(wanted, lm.max_tokens or wanted)

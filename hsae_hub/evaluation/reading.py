@@ -51,14 +51,13 @@ def read_rows(
     bench: Bench, rows: Sequence[Sequence[int]], what: str, *, at: Sequence[int] | None = None
 ) -> Iterator[Read]:
     """Activations of the ordinary tokens of rows of ids, or of the one token of each row that `at` names."""
-    lm, special = bench.lm, torch.tensor(sorted(bench.lm.special_ids), dtype=torch.int64)
-    done = 0
+    lm, done = bench.lm, 0
     for batch in _batches(rows):
         ids, mask = pad_contexts(
             [torch.tensor(row, dtype=torch.int64) for row in batch], lm.tokenizer.pad_token_id or 0
         )
         if at is None:
-            kept = mask & ~torch.isin(ids, special)
+            kept = mask & ~torch.isin(ids, lm.special)
         else:
             kept = torch.zeros_like(mask)
             kept[torch.arange(len(batch)), torch.tensor(at[done : done + len(batch)])] = True

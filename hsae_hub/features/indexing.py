@@ -18,7 +18,7 @@ import torch
 from hsae_hub import __version__
 from hsae_hub.activations import batch_contexts, read_batch
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import ModelConfig, file_info, weights_sha256, write_atomic
+from hsae_hub.artifact import file_info, weights_sha256, write_atomic
 from hsae_hub.attach import Attached, attach
 from hsae_hub.attach.decomposing import token_texts
 from hsae_hub.errors import InterruptedRun, UsageError
@@ -40,7 +40,7 @@ from hsae_hub.features.work import (
     save_progress,
 )
 from hsae_hub.lock import only_one_in
-from hsae_hub.models import LanguageModel, tokenizer_sha256
+from hsae_hub.models import LanguageModel
 from hsae_hub.recipes import DataConfig
 from hsae_hub.signals import StopSignals
 
@@ -114,15 +114,9 @@ def _plan(
     attached: Attached, data: DataConfig, tokens: int, seed: int, sample_seed: int
 ) -> IndexPlan:
     lm, sae = attached.lm, attached.sae
-    dtype: Any = str(lm.dtype).removeprefix("torch.")
     return IndexPlan(
         weights=weights_digest(sae),
-        model=ModelConfig(
-            id=lm.id,
-            revision=lm.revision,
-            dtype=dtype,
-            tokenizer_sha256=tokenizer_sha256(lm.tokenizer),
-        ),
+        model=lm.config(),
         hookpoint=str(attached.hookpoint),
         data=data,
         tokens=tokens,

@@ -10,8 +10,7 @@ import torch
 
 from hsae_hub import __version__
 from hsae_hub.architectures import SAE, architecture, parse_config
-from hsae_hub.artifact import ArtifactConfig, ArtifactInfo, ImportedConfig
-from hsae_hub.artifact.files import file_info
+from hsae_hub.artifact import ArtifactConfig, ArtifactInfo, ImportedConfig, dtype_name, file_info
 from hsae_hub.errors import CorruptError, NotFoundError, UsageError
 from hsae_hub.interop.formats import FORMATS, check_pickle, format_named, needs, recognise_folder
 from hsae_hub.interop.told import Told
@@ -69,7 +68,7 @@ def read_foreign(
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
     config = ArtifactConfig(
         sae=sae.config,
-        dtype=str(sae.dtype).removeprefix("torch."),  # type: ignore[arg-type]
+        dtype=dtype_name(sae.dtype),
         model=told.model,
         hookpoint=told.hookpoint,
         tokens=told.tokens,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hsae_hub.architectures import SAE, build
-from hsae_hub.artifact import ArtifactConfig, write_atomic
+from hsae_hub.artifact import ArtifactConfig, dtype_name, write_atomic
 from hsae_hub.errors import UsageError
 from hsae_hub.interop.folding import FLAT, Flat, folded
 
@@ -116,7 +116,7 @@ def _write(
     head = {
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
-        "dtype": str(sae.dtype).removeprefix("torch."),
+        "dtype": dtype_name(sae.dtype),
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from hsae_hub.architectures import SAE
-from hsae_hub.artifact import config_of
+from hsae_hub.artifact import config_of, dtype_name
 from hsae_hub.errors import UsageError
 from hsae_hub.interop.dense import DenseSAE, View
 
@@ -107,5 +107,5 @@ class SAEBenchSAE(DenseSAE):
         return self
 
     def _tell(self) -> None:
-        self.cfg.dtype = str(self.dtype).removeprefix("torch.")
+        self.cfg.dtype = dtype_name(self.dtype)
         self.cfg.device = str(self.device)

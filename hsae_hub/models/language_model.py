@@ -12,8 +12,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hsae_hub.artifact import ModelConfig, dtype_name
 
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _LOCKS_LOCK = Lock()
@@ -69,6 +72,15 @@ class LanguageModel:
         found: torch.dtype = self.hf.dtype
         return found
 
+    def config(self) -> ModelConfig:
+        """What an SAE's `config.json` says of it."""
+        return ModelConfig(
+            id=self.id,
+            revision=self.revision,
+            dtype=dtype_name(self.dtype),
+            tokenizer_sha256=tokenizer_sha256(self.tokenizer),
+        )
+
     @property
     def readable(self) -> bool:
         """Whether its activations come here."""
@@ -84,7 +96,18 @@ class LanguageModel:
         """Number of decoder layers."""
         return int(self.hf.config.get_text_config().num_hidden_layers)
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of a text that it can read; None where its config does not say."""
+        found = getattr(self.hf.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else int(found)
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of BOS, EOS, padding and the tokenizer's other special tokens."""
         return frozenset(int(i) for i in self.tokenizer.all_special_ids)
+
+    @cached_property
+    def special(self) -> Int64[Tensor, " special"]:
+        """The same as a tensor on the CPU, in order."""
+        return torch.tensor(sorted(self.special_ids), dtype=torch.int64)
