@@ -125,15 +125,21 @@ def _block(token: Token, strongest: float) -> Block:
     title = f"{token.position:>3} {token.text!r}"
     if token.special:
         return Block(f"{title} special, not taken apart", (), ())
+    hidden = token.fired - len(token.features)
+    note = f"{hidden} more of {token.fired} that fired" if hidden else ""
+    return Block(
+        title, parts_of(token), tuple(_row(feature, strongest) for feature in token.features), note
+    )
+
+
+def parts_of(token: Token) -> tuple[Part, ...]:
+    """What of a token parents explain, what their children add to it, and what nothing explains."""
     is_tree = any(feature.child for feature in token.features)
-    parts = (
+    return (
         Part("parents" if is_tree else "explained", token.explained_by_parents),
         *([Part("children", token.explained - token.explained_by_parents)] if is_tree else []),
         Part("unexplained", token.unexplained),
     )
-    hidden = token.fired - len(token.features)
-    note = f"{hidden} more of {token.fired} that fired" if hidden else ""
-    return Block(title, parts, tuple(_row(feature, strongest) for feature in token.features), note)
 
 
 def _percent(value: float, sign: str) -> str:

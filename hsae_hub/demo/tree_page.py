@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hsae_hub.attach import Feature, Token
+from hsae_hub.attach.decomposition import parts_of
 from hsae_hub.demo.cards import feature_card
 from hsae_hub.demo.exhibit import Exhibit, Looked
 from hsae_hub.demo.view import View
@@ -106,14 +107,8 @@ def _act(feature: Feature) -> float:
 
 
 def _budget(token: Token, looked: Looked) -> str:
-    is_tree = any(feature.child for feature in token.features)
-    parts = [
-        Part("parents" if is_tree else "explained", token.explained_by_parents),
-        *([Part("children", token.explained - token.explained_by_parents)] if is_tree else []),
-        Part("unexplained", token.unexplained),
-    ]
     flat = looked.flat.get(token.position)
-    return render_budget(parts, mark=None if flat is None else Part("flat SAE", flat))
+    return render_budget(parts_of(token), mark=None if flat is None else Part("flat SAE", flat))
 
 
 def _tree(token: Token, view: View) -> str:

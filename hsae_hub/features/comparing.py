@@ -10,10 +10,11 @@ import torch
 
 from hsae_hub.architectures import SAE
 from hsae_hub.attach import Attached, Decomposition, Feature, Token
+from hsae_hub.attach.decomposition import parts_of
 from hsae_hub.errors import MisfitError, UsageError
 from hsae_hub.features.directions import unit_rows
 from hsae_hub.features.naming import named_token
-from hsae_hub.render import Block, Part, Row, Tree, render_html, render_text
+from hsae_hub.render import Block, Row, Tree, render_html, render_text
 
 ALIKE = 0.5
 """Features of two SAEs are matched from this cosine of their decoder rows on."""
@@ -163,12 +164,6 @@ def _matched(
 
 def _tree(found: Comparison, side: Side, strongest: float) -> Tree:
     token = side.token
-    is_tree = any(feature.child for feature in token.features)
-    parts = (
-        Part("parents" if is_tree else "explained", token.explained_by_parents),
-        *([Part("children", token.explained - token.explained_by_parents)] if is_tree else []),
-        Part("unexplained", token.unexplained),
-    )
     hidden = token.fired - len(token.features)
     return Tree(
         title=side.sae,
@@ -177,7 +172,7 @@ def _tree(found: Comparison, side: Side, strongest: float) -> Tree:
         blocks=(
             Block(
                 side.sae,
-                parts,
+                parts_of(token),
                 tuple(_row(side, feature, strongest) for feature in token.features),
                 f"{hidden} more of {token.fired} that fired" if hidden else "",
             ),
