@@ -9,7 +9,7 @@ import gradio as gr
 
 from hsae_hub.artifact import REPORTS
 from hsae_hub.demo import snippets
-from hsae_hub.demo.desk import Desk, page_html, told
+from hsae_hub.demo.desk import Desk, code_boxes, page_html, told
 from hsae_hub.demo.exhibit import Exhibit
 from hsae_hub.demo.view import View
 from hsae_hub.errors import CorruptError, HSAEError
@@ -31,9 +31,7 @@ class AbsorptionTab:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.page = page_html("hs-absorption")
-        with gr.Accordion("Do this from code", open=False):
-            self.python = gr.Code(language="python", label="Python", interactive=False)
-            self.shell = gr.Code(language="shell", label="Shell", interactive=False)
+        self.python, self.shell = code_boxes()
         self.outputs = [self.page, self.python, self.shell]
 
     def show(self, view: View) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from hsae_hub.demo import snippets
-from hsae_hub.demo.desk import Desk, told
+from hsae_hub.demo.desk import Desk, code_boxes, told
 from hsae_hub.demo.tree_page import settle
 from hsae_hub.demo.view import View
 from hsae_hub.errors import HSAEError, NotFoundError
@@ -20,13 +20,8 @@ class CompareTab:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.page = gr.HTML(apply_default_css=False, elem_id="hs-compare")
-        with gr.Accordion("Do this from code", open=False):
-            self.python = gr.Code(language="python", label="Python", interactive=False)
-            self.shell = gr.Code(language="shell", label="Shell", interactive=False)
+        self.python, self.shell = code_boxes()
         self.outputs = [self.page, self.python, self.shell]
-
-    def wire(self) -> None:
-        """It is drawn when its tab is opened: see the page."""
 
     def show(self, view: View) -> list[Any]:
         """The chosen token of the text, by both."""

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hsae_hub.demo import snippets, tree_page
-from hsae_hub.demo.desk import MODEL, Desk, checked, page_html, picked, told
+from hsae_hub.demo.desk import MODEL, Desk, checked, code_boxes, page_html, picked, told
 from hsae_hub.demo.view import COLOURS, TEXT_LIMIT, View
 from hsae_hub.errors import HSAEError
 
@@ -28,9 +28,7 @@ class DecomposeTab:
         choices = [(_LABELS[colour], colour) for colour in COLOURS]
         self.colour = gr.Radio(choices, value=start.colour, label="Colour tokens by")
         self.page = page_html("hs-decompose")
-        with gr.Accordion("Do this from code", open=False):
-            self.python = gr.Code(language="python", label="Python", interactive=False)
-            self.shell = gr.Code(language="shell", label="Shell", interactive=False)
+        self.python, self.shell = code_boxes()
         self.outputs = [desk.view, self.page, desk.address, self.python, self.shell]
 
     def wire(self) -> None:

@@ -41,6 +41,15 @@ def page_html(elem_id: str) -> gr.HTML:
     return gr.HTML(elem_id=elem_id, js_on_load=asset("page.js"), apply_default_css=False)
 
 
+def code_boxes() -> tuple[gr.Code, gr.Code]:
+    """The same from Python and from a shell, folded away."""
+    with gr.Accordion("Do this from code", open=False):
+        return (
+            gr.Code(language="python", label="Python", interactive=False),
+            gr.Code(language="shell", label="Shell", interactive=False),
+        )
+
+
 def checked(words: str) -> str:
     """The text a visitor gave.
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from hsae_hub.demo import snippets, tree_page
-from hsae_hub.demo.desk import MODEL, Desk, checked, page_html, picked, told
+from hsae_hub.demo.desk import MODEL, Desk, checked, code_boxes, page_html, picked, told
 from hsae_hub.demo.feature_page import SHOWN, found_page, page, tested
 from hsae_hub.demo.view import TEXT_LIMIT, View
 from hsae_hub.errors import HSAEError
@@ -37,9 +37,7 @@ class FeatureTab:
             )
             self.test = gr.Button("Test", scale=1, min_width=120, elem_id="hs-test")
         self.tested = gr.HTML(apply_default_css=False, elem_id="hs-tested")
-        with gr.Accordion("Do this from code", open=False):
-            self.python = gr.Code(language="python", label="Python", interactive=False)
-            self.shell = gr.Code(language="shell", label="Shell", interactive=False)
+        self.python, self.shell = code_boxes()
         self.outputs = [desk.view, self.name, self.page, desk.address, self.python, self.shell]
 
     def wire(self) -> None:

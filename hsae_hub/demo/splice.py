@@ -9,7 +9,7 @@ import gradio as gr
 
 from hsae_hub.attach import SpliceReport, TokenLoss
 from hsae_hub.demo import snippets
-from hsae_hub.demo.desk import MODEL, Desk, checked, told
+from hsae_hub.demo.desk import MODEL, Desk, checked, code_boxes, told
 from hsae_hub.demo.view import TEXT_LIMIT, View
 from hsae_hub.errors import HSAEError
 from hsae_hub.render import StripToken, escaped, render_strip
@@ -43,9 +43,7 @@ class SpliceTab:
                 "Measure", variant="primary", scale=1, min_width=120, elem_id="hs-measure"
             )
         self.page = gr.HTML(apply_default_css=False, elem_id="hs-spliced")
-        with gr.Accordion("Do this from code", open=False):
-            self.python = gr.Code(language="python", label="Python", interactive=False)
-            self.shell = gr.Code(language="shell", label="Shell", interactive=False)
+        self.python, self.shell = code_boxes()
 
     def wire(self) -> None:
         """What happens on a click."""

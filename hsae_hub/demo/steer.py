@@ -11,7 +11,7 @@ import gradio as gr
 
 from hsae_hub.attach import Edit, SteeringSpec, parse_edits, read_steering, write_steering
 from hsae_hub.demo import snippets
-from hsae_hub.demo.desk import MODEL, Desk, checked, told
+from hsae_hub.demo.desk import MODEL, Desk, checked, code_boxes, told
 from hsae_hub.demo.steered_page import Way, page
 from hsae_hub.demo.view import TEXT_LIMIT, View
 from hsae_hub.errors import HSAEError, UsageError
@@ -89,9 +89,7 @@ class SteerTab:
                 "Load a steering spec", file_types=[".yaml", ".yml", ".json"], size="sm"
             )
         self.shown = gr.State(1)
-        with gr.Accordion("Do this from code", open=False):
-            self.python = gr.Code(language="python", label="Python", interactive=False)
-            self.shell = gr.Code(language="shell", label="Shell", interactive=False)
+        self.python, self.shell = code_boxes()
 
     def wire(self) -> None:
         """What happens on a click."""
