@@ -114,10 +114,7 @@ def info(
     config = open_store(folder).config
     if verify:
         with output.bars() as bars:
-            verify_store(
-                folder,
-                on_bytes=lambda done, total: bars.update("checking", done, total, in_bytes=True),
-            )
+            verify_store(folder, on_bytes=bars.of_bytes("checking"))
     data = {"folder": str(folder), "verified": verify, **_data(config)}
     checked = "\n\nevery byte is the one that was written" if verify else ""
     output.result(data, _text(folder, config) + checked, str(config.activations))

@@ -6,8 +6,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -137,6 +138,10 @@ class Bars:
         self, label: str, done: int, total: int, note: str | None = None, *, in_bytes: bool = False
     ) -> None:
         """`done` of `total`, and a few words such as the loss; None keeps the last ones."""
+
+    def of_bytes(self, label: str) -> Callable[[int, int], None]:
+        """What is told how many bytes of one thing are done, and of how many."""
+        return partial(self.update, label, in_bytes=True)
 
     def say(self, text: str) -> None:
         """Says something that is not the result."""

@@ -187,11 +187,7 @@ def open_index(ref: str, folder: Path | None, hub: str | None, output: Output) -
     from hsae_hub.hub import load_features
 
     with output.bars() as bars:
-        return load_features(
-            ref,
-            hub=hub,
-            on_progress=lambda done, total: bars.update("pulling", done, total, in_bytes=True),
-        )
+        return load_features(ref, hub=hub, on_progress=bars.of_bytes("pulling"))
 
 
 def write_html(path: Path, title: str, pieces: list[str]) -> None:

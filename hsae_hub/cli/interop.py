@@ -64,7 +64,7 @@ def import_sae(
             hub=hub,
             allow_pickle=allow_pickle,
             format=format,
-            on_progress=lambda done, total: bars.update("fetching", done, total, in_bytes=True),
+            on_progress=bars.of_bytes("fetching"),
         )
     config = imported.config
     written = save_sae(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -125,7 +126,7 @@ def export(
             folder,
             source=source,
             creator=creator,
-            on_progress=lambda done, total: bars.update("writing", done, total),
+            on_progress=partial(bars.update, "writing"),
         )
     out.result({"ref": ref, "folder": str(made)}, f"wrote {made}", str(made))
 

@@ -63,10 +63,7 @@ def find(
         return Found(load(ref, lazy=lazy), parsed.folder, None)
     place = Hub(hub).place()
     with out.bars() as bars:
-
-        def on_progress(done: int, total: int) -> None:
-            bars.update("pulling", done, total, in_bytes=True)
-
+        on_progress = bars.of_bytes("pulling")
         try:
             pulled = pull(place, parsed, only_sae=not whole, on_progress=on_progress)
         except ForeignSAE as found:

@@ -82,7 +82,7 @@ def pull(
             features=features,
             verify=verify,
             offline=offline,
-            on_progress=lambda done, total: bars.update("pulling", done, total, in_bytes=True),
+            on_progress=bars.of_bytes("pulling"),
         )
         folder = pulled.folder if out is None else _copied(ref, pulled, out)
     data = {**pulled._asdict(), "folder": str(folder), "dry_run": False}
@@ -122,10 +122,7 @@ def verify(
 
     place = Hub(hub)
     with out.bars() as bars:
-        verified = place.verify(
-            ref,
-            on_progress=lambda done, total: bars.update("pulling", done, total, in_bytes=True),
-        )
+        verified = place.verify(ref, on_progress=bars.of_bytes("pulling"))
     if verified.passed and (model is not None or _at_hand(verified)):
         report = _measured(ref, hub, files, tokens, model, device, out)
         verified = place.verify(ref, report=report)

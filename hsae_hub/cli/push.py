@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hsae_hub.cli.common import HubOption, Json, NoProgress, Output, Quiet, pairs, size_text
+from hsae_hub.cli.common import SHORT, HubOption, Json, NoProgress, Output, Quiet, pairs, size_text
 
 if TYPE_CHECKING:
     from hsae_hub.hub import Pushed
 
-_SHORT = 12
-"""Characters of a commit that are shown."""
 _LISTED = 12
 """Files of one kind that are shown."""
 
@@ -93,7 +91,7 @@ def _text(pushed: Pushed, dry_run: bool, create_pr: bool) -> str:
     plan = pushed.plan
     verb = "proposed" if create_pr else "published"
     done = f"would be {verb}" if dry_run else verb if pushed.changed else "was there already"
-    commit = f" at {pushed.commit[:_SHORT]}" if pushed.commit and not dry_run else ""
+    commit = f" at {pushed.commit[:SHORT]}" if pushed.commit and not dry_run else ""
     seen = "private" if pushed.private else "public"
     head = f"{pushed.repo}{commit} {done} ({seen}, {size_text(plan.size)})"
     files = [

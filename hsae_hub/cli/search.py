@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hsae_hub.cli.common import HubOption, Json, Output, Quiet, table
+from hsae_hub.cli.common import SHORT, HubOption, Json, Output, Quiet, table
 
 if TYPE_CHECKING:
     from hsae_hub.hub import ListedSAE
-
-_SHORT = 12
-"""Characters of a commit that are shown."""
 
 
 def search(
@@ -66,7 +63,7 @@ def hub_rows(
             sae.info.repo,
             ", ".join(sae.info.models),
             ", ".join(map(str, sae.info.layers)),
-            str(sae.info.commit)[:_SHORT],
+            str(sae.info.commit)[:SHORT],
             sae.info.updated,
             "its owners" if sae.info.private else "all",
             "yes" if sae.cached else "",
