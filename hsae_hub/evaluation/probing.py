@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -37,25 +38,34 @@ def measure_probing(bench: Bench, sets: Sequence[Labelled]) -> Report:
         raise UsageError(
             "probing needs labelled texts", fix="--probing FILE.jsonl or --probing DATASET"
         )
+    return measure_sets(bench, "probing", sets, {"k": list(KS)}, _measure)
+
+
+def measure_sets(
+    bench: Bench,
+    task: str,
+    sets: Sequence[Labelled],
+    settings: Mapping[str, Any],
+    measure: Callable[[Bench, Labelled, int, dict[str, Attached]], dict[str, Measured]],
+) -> Report:
+    """A task on each set of labelled texts, and the means over them; `measure` is told how many tokens are read."""
     longest = longest_context(bench.lm)
-    settings = {"k": list(KS), "context": longest}
+    told = {**settings, "context": longest}
     found = {
-        data.name: bench.measure(
-            "probing", settings, data.digest(), partial(_measure, bench, data, longest)
-        )
+        data.name: bench.measure(task, told, data.digest(), partial(measure, bench, data, longest))
         for data in sets
     }
     merged = {
-        name: merge({data: each[name] for data, each in found.items()}) for name in bench.saes
+        name: _merge({data: each[name] for data, each in found.items()}) for name in bench.saes
     }
     tokens = sum(int(each["sae"].details["tokens"]) for each in found.values())
     lines = [
         f"{data.name}: {len(data.texts):,} texts, {len(data.classes)} classes" for data in sets
     ]
-    return bench.report("probing", merged, tokens=tokens, data=lines, settings=settings)
+    return bench.report(task, merged, tokens=tokens, data=lines, settings=told)
 
 
-def merge(found: dict[str, Measured]) -> Measured:
+def _merge(found: dict[str, Measured]) -> Measured:
     """The means over several sets of data, and each set's own numbers as details."""
     names = dict.fromkeys(result.name for each in found.values() for result in each.results)
     results = []

@@ -6,7 +6,6 @@ Decoding is linear in acts, so that a latent is taken out of a text's mean activ
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,9 @@ from hsae_hub.attach import Attached
 from hsae_hub.errors import UsageError
 from hsae_hub.evaluation.bench import Bench
 from hsae_hub.evaluation.bootstrap import Interval, mean_of, of_means, of_sums
-from hsae_hub.evaluation.labelled import Labelled, balanced, longest_context
+from hsae_hub.evaluation.labelled import Labelled, balanced
 from hsae_hub.evaluation.probes import fit_logistic
-from hsae_hub.evaluation.probing import FEWEST_TEST, FEWEST_TRAIN, merge
+from hsae_hub.evaluation.probing import FEWEST_TEST, FEWEST_TRAIN, measure_sets
 from hsae_hub.evaluation.reading import decoder, pooled, tokenised
 from hsae_hub.evaluation.report import Measured, Report, Result
 
@@ -52,22 +51,7 @@ def measure_scr(bench: Bench, sets: Sequence[Labelled]) -> Report:
             "scr needs labelled texts, with a second label for spurious correlations",
             fix="--probing FILE.jsonl --spurious COLUMN",
         )
-    longest = longest_context(bench.lm)
-    settings = {"n": list(NS), "context": longest}
-    found = {
-        data.name: bench.measure(
-            "scr", settings, data.digest(), partial(_measure, bench, data, longest)
-        )
-        for data in sets
-    }
-    merged = {
-        name: merge({data: each[name] for data, each in found.items()}) for name in bench.saes
-    }
-    tokens = sum(int(each["sae"].details["tokens"]) for each in found.values())
-    lines = [
-        f"{data.name}: {len(data.texts):,} texts, {len(data.classes)} classes" for data in sets
-    ]
-    return bench.report("scr", merged, tokens=tokens, data=lines, settings=settings)
+    return measure_sets(bench, "scr", sets, {"n": list(NS)}, _measure)
 
 
 def _measure(
