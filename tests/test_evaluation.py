@@ -37,13 +37,13 @@ TEXTS = [
 ]
 
 
-def saved(folder: Path, **config: object) -> SAE:
+def saved(folder: Path, *, layer: int = 3, **config: object) -> SAE:
     sae = build({"d_in": 256, "normalize": "unit_norm", **config}, seed=0)
     save_sae(
         sae,
         folder,
         model=ModelConfig(id="gemma2-tiny-en"),
-        hookpoint=HookpointConfig(path="model.layers.3"),
+        hookpoint=HookpointConfig(path=f"model.layers.{layer}"),
         tokens=TokensConfig(context_length=64),
     )
     return read_artifact(folder).sae
@@ -190,7 +190,7 @@ def test_finished_parts_are_kept_and_are_never_stale(tmp_path: Path) -> None:
         changed,
         tmp_path / "a",
         model=ModelConfig(id="gemma2-tiny-en"),
-        hookpoint=HookpointConfig(path="model.layers.3"),
+        hookpoint=HookpointConfig(path=f"model.layers.{layer}"),
         tokens=TokensConfig(context_length=64),
     )
     other, said = measured(read_artifact(tmp_path / "a").sae)
@@ -234,3 +234,12 @@ def test_an_sae_of_another_toolkit_is_measured_as_ours_is(tmp_path: Path) -> Non
         evaluate(each, TEXTS, tokens=10**6, model="gemma2-tiny-en") for each in (sae, theirs)
     )
     assert found.saes == ours.saes and found.weights == {}
+
+
+def test_saes_of_several_places_are_not_measured_beside_each_other(tmp_path: Path) -> None:
+    one, other = (
+        saved(tmp_path / str(layer), layer=layer, architecture="topk", d_sae=64, k=4)
+        for layer in (2, 3)
+    )
+    with pytest.raises(UsageError, match="are not at one place of one model"):
+        Bench(one, beside={"other": other})

@@ -162,9 +162,8 @@ def _generating(
     streamer: BaseStreamer | None,
 ) -> dict[str, Any]:
     config = copy(config)
-    config.disable_compile = (
-        True  # with a static cache transformers would compile a forward that is hooked
-    )
+    # with a static cache transformers would compile a forward that is hooked
+    config.disable_compile = True
     return {
         "input_ids": batch.ids,
         "attention_mask": batch.mask,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jaxtyping import Int64
@@ -88,11 +88,9 @@ def splice_losses(
         UsageError: nothing to measure on, a text longer than the model can read, or SAEs of several places or of an
             embedding.
     """
-    first = next(iter(several.values()))
+    first = check_one_place(several.values())
     for each in several.values():
         each._check_intervenes()
-        if each.lm is not first.lm or each.hookpoint != first.hookpoint:
-            raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
     subjects = {
         name: Subject(each.sites, [Placed(each.hookpoint, Splice(each.sae, error_term=False))])
         for name, each in several.items()
@@ -105,6 +103,19 @@ def splice_losses(
         on_progress,
         on_read,
     )
+
+
+def check_one_place(several: Iterable[Attached]) -> Attached:
+    """Returns the first of several, which have to be attached to one place of one model.
+
+    Raises:
+        UsageError: they are not.
+    """
+    first, *others = several
+    for each in others:
+        if each.lm is not first.lm or each.hookpoint != first.hookpoint:
+            raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
+    return first
 
 
 def rows_of(

@@ -11,6 +11,7 @@ import torch
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import weights_sha256
 from hsae_hub.attach import Attached, attach
+from hsae_hub.attach.spliced import check_one_place
 from hsae_hub.errors import UsageError
 from hsae_hub.evaluation.parts import (
     Parts,
@@ -53,10 +54,8 @@ class Bench:
         self.hookpoint = first.hookpoint
         self.saes: dict[str, Attached] = {"sae": first}
         for name, other in (beside or {}).items():
-            each = attach(other, self.lm, device=device)
-            if each.hookpoint != self.hookpoint:
-                raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
-            self.saes[name] = each
+            self.saes[name] = attach(other, self.lm, device=device)
+            check_one_place((first, self.saes[name]))
         self.seed = seed
         self.command = command
         self.tell: OnProgress = on_progress or (lambda what, done, total: None)

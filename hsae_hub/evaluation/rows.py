@@ -14,6 +14,7 @@ from hsae_hub.activations import Vocabulary
 from hsae_hub.architectures import SAE
 from hsae_hub.artifact import config_of
 from hsae_hub.attach import Attached
+from hsae_hub.attach.spliced import check_one_place
 from hsae_hub.errors import UsageError
 from hsae_hub.metrics import ReconstructionStats
 from hsae_hub.ops import Whitening, whitening
@@ -40,10 +41,7 @@ def measure_rows(
             f"{len(rows.heldout)} rows are held out, too few to measure on",
             fix="give more text, or a larger data.heldout_fraction",
         )
-    first = next(iter(saes.values()))
-    for each in saes.values():
-        if each.hookpoint != first.hookpoint:
-            raise UsageError(f"{each!r} and {first!r} are not at one place of one model")
+    first = check_one_place(saes.values())
     weight = first.hookpoint.rows(first.lm)
     heldout, seen = (weight[ids.to(weight.device)].float() for ids in (rows.heldout, rows.trained))
     space = whitening(seen)
