@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hsae_hub.cli import failing, main
-from hsae_hub.cli.common import pairs, size_text, table
+from hsae_hub.cli.common import Output, pairs, size_text, table
 from hsae_hub.cli.contents import PLACES
 from hsae_hub.cli.main import run
 from hsae_hub.errors import HSAEError, InterruptedRun, UsageError
@@ -173,6 +173,9 @@ def test_debug_comes_from_the_environment_too(capsys, monkeypatch):
         (InterruptedRun("stopped", signal=15), 143),
         (MemoryError(), 7),
         (OSError(28, "No space left on device"), 7),
+        (PermissionError(13, "Permission denied", "a.yaml"), 2),
+        (FileNotFoundError(2, "No such file or directory", "a.yaml"), 3),
+        (RuntimeError("Could not determine home directory."), 2),  # pathlib's words
     ],
 )
 def test_codes_of_what_is_not_ours(error, code, capsys, monkeypatch):
@@ -200,6 +203,34 @@ def test_a_closed_pipe_is_quiet():
     )
     os.close(writer)
     assert done.stderr == ""
+
+
+def test_a_full_disk_behind_stdout_is_told_on_stderr():
+    with open("/dev/full", "w") as full:
+        words = [*HSAE, "recipes", "ls", "--json"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 7
+    assert done.stderr.startswith("error: no space left on the disk of the output\n")
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "./" + "a" * 300, "./a\x1b[31m\nb"])
+def test_a_strange_name_is_refused_in_one_line(name, capsys):
+    code, _, err = fail(capsys, "show", name)
+    assert code in (2, 3)
+    assert err.startswith("error: ") and "unexpected" not in err and "\x1b" not in err
+    assert all(line.startswith("  ") for line in err.splitlines()[1:])
+
+
+def test_json_holds_a_name_that_is_not_unicode(capsys):
+    code, out, _ = fail(capsys, "show", "./\udcff", "--json")
+    assert code == 3 and "\\udcff" in out
+    assert json.loads(out)["error"]["message"] == "no config.json in \udcff"
+
+
+def test_a_result_cannot_move_the_cursor(capsys):
+    Output("x").result({}, "a\x1b[2J\r\nb\tc\udcff", "")
+    Output("x").talk("\x9b31m")
+    assert capsys.readouterr() == ("a\\u001b[2J\nb\tc\\udcff\n", "\\u009b31m\n")
 
 
 def test_layout_of_tables_and_pairs():

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hsae_hub.artifact.config import FileInfo
@@ -32,7 +32,11 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
-    """Lets `write` make a file beside `path` (or writes the text), flushes it to disk, then renames it to `path`."""
+    """Lets `write` make a file beside `path` (or writes the text), flushes it to disk, then renames it to `path`.
+
+    Raises:
+        OSError: the system refuses; it names `path`, not the file beside it.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         if isinstance(write, str):
@@ -42,8 +46,11 @@ def write_atomic(path: Path, write: Callable[[Path], None] | str) -> None:
         beside.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
         flush(beside)
         beside.replace(path)
+    except OSError as error:
+        raise _about(path, error) from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -54,6 +61,7 @@ def folder_atomic(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Raises:
         UsageError: `out` is a file, or a folder that is not empty and not to be overwritten.
+        OSError: the system refuses to make it.
     """
     out = out.absolute()
     taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
@@ -66,6 +74,9 @@ def folder_atomic(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
+    except OSError as error:
+        raise _about(out, error) from None
+    try:
         yield beside
         files = sorted(path for path in beside.rglob("*") if path.is_file())
         for path in files:
@@ -92,6 +103,11 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _about(path: Path, error: OSError) -> OSError:
+    """The same refusal of the system, of a file that the user knows."""
+    return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 
 
 def file_info(path: Path) -> FileInfo:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hsae_hub.render import harmless
 from hsae_hub.render import table as table
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def _counts(done: int, total: int, in_bytes: bool) -> str:
     return f"{done:,}/{total:,}"
 
 
+def json_text(data: dict[str, Any]) -> str:
+    """One JSON object in one line: null for what is not a number, and a lone surrogate spelled out."""
+    text = json.dumps(_finite(data), ensure_ascii=False, default=str)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _finite(value: Any) -> Any:
     """The same data with null for what is not a number: JSON has no nan."""
     if isinstance(value, dict):
@@ -95,16 +102,16 @@ class Output:
         else:
             said = value if self.quiet else text
             if said:
-                typer.echo(said)
+                typer.echo(harmless(said))
 
     def line(self, data: dict[str, Any]) -> None:
         """Prints one JSON object in one line."""
-        typer.echo(json.dumps(_finite(data), ensure_ascii=False, default=str))
+        typer.echo(json_text(data))
 
     def talk(self, text: str) -> None:
         """Says something that is not the result."""
         if not self.quiet and not self.json:
-            typer.echo(text, err=True)
+            typer.echo(harmless(text), err=True)
 
     @contextmanager
     def bars(self) -> Iterator[Bars]:
@@ -197,4 +204,4 @@ class RichBars(Bars):
     def say(self, text: str) -> None:
         """Writes above the bars."""
         if not self.output.json:
-            self.live.console.print(text, markup=False, highlight=False)
+            self.live.console.print(harmless(text), markup=False, highlight=False)

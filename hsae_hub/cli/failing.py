@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import tempfile
@@ -11,6 +10,7 @@ import traceback
 
 import typer
 
+from hsae_hub.cli.common import json_text
 from hsae_hub.errors import (
     CorruptError,
     DivergedError,
@@ -22,6 +22,12 @@ from hsae_hub.errors import (
     UsageError,
 )
 from hsae_hub.launch import place
+from hsae_hub.render import harmless, visible
+
+_HOMELESS = "Could not determine home directory."
+"""What pathlib says of a `~` that it cannot expand."""
+_NAME = 200
+"""Characters of a file's name that are told."""
 
 
 def understood(error: BaseException) -> HSAEError | None:
@@ -32,11 +38,10 @@ def understood(error: BaseException) -> HSAEError | None:
         return InterruptedRun("interrupted", signal=2)
     if isinstance(error, typer.TyperException):
         return _usage(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return ResourceError(
-            f"no space left on the disk of {error.filename or 'the output'}",
-            fix="free some space, or write elsewhere",
-        )
+    if isinstance(error, OSError):
+        return _system(error)
+    if isinstance(error, RuntimeError) and str(error) == _HOMELESS:
+        return UsageError("~ is the home of no user here", fix="set HOME, or write the whole path")
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (
         torch is not None and isinstance(error, torch.OutOfMemoryError)
@@ -77,16 +82,16 @@ def is_told_elsewhere(error: HSAEError) -> bool:
 
 def as_text(error: HSAEError) -> str:
     """What a person reads on stderr."""
-    lines = [f"error: {error.message}"]
+    lines = [f"error: {visible(error.message)}"]
     if isinstance(error, UsageError):
-        lines += [f"  {problem}" for problem in error.problems if problem != error.message]
+        lines += [f"  {visible(told)}" for told in error.problems if told != error.message]
     lines += _labelled("why", error.why) + _labelled("try", error.fix)
     return "\n".join(lines)
 
 
 def as_json(error: HSAEError) -> str:
     """What `--json` prints on stdout."""
-    return json.dumps({"schema": "hsae.error/1", "error": error.as_dict()}, ensure_ascii=False)
+    return json_text({"schema": "hsae.error/1", "error": error.as_dict()})
 
 
 def debugging(args: list[str]) -> bool:
@@ -95,8 +100,23 @@ def debugging(args: list[str]) -> bool:
 
 
 def _labelled(label: str, text: str) -> list[str]:
-    first, *rest = text.splitlines() or [""]
+    first, *rest = harmless(text).splitlines() or [""]
     return [f"  {label}: {first}", *(f"       {line}" for line in rest)] if text else []
+
+
+def _system(error: OSError) -> HSAEError | None:
+    """What the system refused to do with a file that somebody named."""
+    name, why = str(error.filename or "the output"), (error.strerror or "").lower()
+    name = name if len(name) <= _NAME else f"{name[:_NAME]}…"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"no space left on the disk of {name}", fix="free some space, or write elsewhere"
+        )
+    if error.filename is None or not why:
+        return None
+    if isinstance(error, FileNotFoundError):
+        return NotFoundError(f"{name}: {why}")
+    return UsageError(f"{name}: {why}")
 
 
 def _usage(error: typer.TyperException) -> UsageError:

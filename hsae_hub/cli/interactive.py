@@ -11,6 +11,7 @@ import typer
 from hsae_hub.cli import failing
 from hsae_hub.cli.common import Output
 from hsae_hub.errors import HSAEError, UsageError
+from hsae_hub.render import harmless
 
 if TYPE_CHECKING:
     from hsae_hub.attach import Attached, Edit
@@ -43,7 +44,7 @@ def talk(
             for piece in stream:
                 pieces.append(piece)
                 if not out.json:
-                    typer.echo(piece, nl=False)
+                    typer.echo(harmless(piece), nl=False)
         except KeyboardInterrupt:
             stream.close()
         text = "".join(pieces)
@@ -69,9 +70,12 @@ def talk(
                 write(line)
         except _Quit:
             return
-        except HSAEError as error:
+        except (HSAEError, OSError) as error:
+            told = failing.understood(error)
+            if told is None:
+                raise
             typer.echo(
-                failing.as_json(error) if out.json else failing.as_text(error), err=not out.json
+                failing.as_json(told) if out.json else failing.as_text(told), err=not out.json
             )
 
 

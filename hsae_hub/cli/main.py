@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from typing import Annotated, TextIO
 
 import typer
@@ -14,6 +15,7 @@ import typer
 import hsae_hub
 from hsae_hub.cli import failing
 from hsae_hub.cli.contents import Contents
+from hsae_hub.render import harmless
 
 _GRACE = 5.0
 """Seconds in which another process says why all of them end: torchrun stops it when this one has ended."""
@@ -35,7 +37,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    typer.echo(f"warning: {message}", err=True)
+    typer.echo(harmless(f"warning: {message}"), err=True)
 
 
 def _version(wanted: bool) -> bool:
@@ -73,8 +75,9 @@ def run(args: list[str]) -> int:
         if failing.is_told_elsewhere(told):
             time.sleep(_GRACE)
             return told.code
-        if "--json" in words:
-            typer.echo(failing.as_json(told))
+        with suppress(OSError):  # stdout may be what failed
+            if "--json" in words:
+                typer.echo(failing.as_json(told))
         typer.echo(failing.as_text(told), err=True)
         return told.code
 

@@ -25,5 +25,6 @@ from hsae_hub.render.strip import StripToken as StripToken
 from hsae_hub.render.strip import render_strip as render_strip
 from hsae_hub.render.table import table as table
 from hsae_hub.render.text import display_width as display_width
+from hsae_hub.render.text import harmless as harmless
 from hsae_hub.render.text import render_text as render_text
 from hsae_hub.render.text import visible as visible

@@ -47,6 +47,17 @@ def visible(text: str) -> str:
     return "".join(_SIGNS.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in text)
 
 
+def harmless(text: str) -> str:
+    """Text that a terminal shows and does not obey, and that every encoding of Unicode holds.
+
+    Line breaks and tabs stay; other control characters and lone surrogates are written as in JSON, such as `\\u001b`.
+    """
+    return "".join(
+        f"\\u{ord(c):04x}" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c
+        for c in text.replace("\r\n", "\n")
+    )
+
+
 def display_width(text: str) -> int:
     """Columns that a text takes on a terminal."""
     return sum(
