@@ -2,16 +2,20 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from hsae_hub.artifact import WEIGHTS, read_artifact
 from hsae_hub.assets import embedded_sae
 from hsae_hub.attach import attach
+from hsae_hub.cli.common import Output
+from hsae_hub.cli.loading import find
 from hsae_hub.cli.main import run
 from hsae_hub.features import FeatureIndex, weights_digest
 from hsae_hub.hub import load
 
+DATA = Path(__file__).parent / "data" / "format_v1" / "hsae"
 TEXT = "The king and his army marched to the river."
 
 
@@ -46,3 +50,20 @@ def test_losses_of_single_tokens_add_up_to_the_report() -> None:
     ):
         assert math.fsum(values) / len(values) == pytest.approx(getattr(report, name), abs=1e-6)
     assert "".join(each.text for each in tokens[1:]).strip() == TEXT
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["index", "tiny"], "tiny is inside this package, where nothing is written beside it"),
+        (["labels", "import", "tiny", "x.jsonl"], "tiny came with this package, and is not"),
+    ],
+)
+def test_no_command_changes_it(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
+    assert run(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
+def test_what_is_measured_of_it_is_not_kept_in_the_package() -> None:
+    own = [find(ref, None, Output("x")).own for ref in ("tiny", "tiny:baseline", str(DATA))]
+    assert own == [None, None, DATA]

@@ -75,10 +75,11 @@ def index(
     """
     output = Output("index", json=json, quiet=quiet, no_progress=no_progress)
     found = find(ref, hub, output)
-    folder = out or (found.folder if found.revision is None else None)
+    folder = out or found.own
     if folder is None:
+        place = "in the cache" if found.revision is not None else "inside this package"
         raise UsageError(
-            f"{ref} is in the cache, where nothing is written beside it",
+            f"{ref} is {place}, where nothing is written beside it",
             fix="give --out DIR; later --index DIR",
         )
 

@@ -10,6 +10,7 @@ import typer
 
 from hsae_hub.cli.common import HubOption, Json, NoProgress, Output, Quiet, Ref, table
 from hsae_hub.cli.features import IndexFolder, open_index
+from hsae_hub.cli.loading import is_shipped
 from hsae_hub.errors import UsageError
 
 if TYPE_CHECKING:
@@ -135,13 +136,17 @@ def _own_index(ref: str, folder: Path | None, out: Output) -> FeatureIndex:
     """An index that may be changed: what was pulled stays as it came.
 
     Raises:
-        UsageError: it lies on a hub.
+        UsageError: it lies on a hub, or came with this package.
     """
     from hsae_hub.hub import Ref as Reference
 
-    if folder is None and Reference.parse(ref).folder is None:
-        raise UsageError(
-            f"{ref} is on a hub, and what was pulled is not changed",
-            fix="--index DIR    a copy of its features/",
-        )
+    if folder is None:
+        own = Reference.parse(ref).folder
+        if own is None or is_shipped(own):
+            what = (
+                "is on a hub, and what was pulled" if own is None else "came with this package, and"
+            )
+            raise UsageError(
+                f"{ref} {what} is not changed", fix="--index DIR    a copy of its features/"
+            )
     return open_index(ref, folder, None, out)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from hsae_hub.assets import embedded_sae
 from hsae_hub.cli.common import Output
 from hsae_hub.errors import UsageError
 
@@ -33,6 +34,11 @@ class Found(NamedTuple):
     """Where its files lie on this machine."""
     revision: str | None
     """Commit on its hub; None for a folder."""
+
+    @property
+    def own(self) -> Path | None:
+        """Where what is found out about it may be kept; None for what was pulled or came with this package."""
+        return None if self.revision is not None or is_shipped(self.folder) else self.folder
 
 
 _LAZY_BYTES = 1 << 28
@@ -75,6 +81,11 @@ def find(
     return Found(sae, pulled.folder, pulled.commit)
 
 
+def is_shipped(folder: Path) -> bool:
+    """Whether a folder is that of the SAE inside this package, or in it."""
+    return folder.resolve().is_relative_to(embedded_sae().resolve())
+
+
 def _is_large(folder: Path) -> bool:
     from hsae_hub.artifact import WEIGHTS
 
@@ -83,8 +94,30 @@ def _is_large(folder: Path) -> bool:
 
 
 def read_text(text: str) -> str:
-    """The text, or what comes on stdin for `-`."""
-    return sys.stdin.read() if text == "-" else text
+    """The text, or what comes on stdin for `-`.
+
+    Raises:
+        UsageError: it is not UTF-8, or nothing can come.
+    """
+    if text != "-":
+        return in_unicode(text, "the text")
+    if sys.stdin is None:
+        raise UsageError("- reads stdin, which is closed")
+    try:
+        return in_unicode(sys.stdin.read(), "stdin")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin is not UTF-8: {error}") from None
+
+
+def in_unicode(text: str, name: str) -> str:
+    """The text, which no tokenizer reads if some bytes of it were none of UTF-8.
+
+    Raises:
+        UsageError: they were none.
+    """
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise UsageError(f"{name} is not UTF-8: {text[:80]!r}")
+    return text
 
 
 def read_file(file: Path) -> str:
