@@ -89,6 +89,7 @@ def test_modes_files_and_units(folder: str, tmp_path: Path, capsys: Any, monkeyp
         ([PROMPT, "--file", "x", "--edit", "3=1"], "give a prompt or --file"),
         ([PROMPT, "--edit", "3=1", "--gate", "sometimes"], "no gate 'sometimes'"),
         ([PROMPT, "--edit", "3=1", "--sweep", "a,b"], "--sweep takes numbers"),
+        ([PROMPT, "--edit", "3=1", "--sweep", "0,nan"], "--sweep takes numbers"),
         ([PROMPT, "--interactive", "--sweep", "1"], "leave --interactive out"),
         (["-", "--interactive"], "reads stdin itself"),
     ],

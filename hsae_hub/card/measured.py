@@ -138,7 +138,7 @@ def shown(value: Value) -> str:
 
 def number(value: float) -> str:
     """A number for people."""
-    if value == int(value) and abs(value) < 1e15:
+    if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 

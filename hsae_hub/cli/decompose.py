@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hsae_hub.cli.common import Device, HubOption, Json, NoProgress, Output, Quiet, Ref
-from hsae_hub.cli.loading import Model, find
+from hsae_hub.cli.loading import Model, find, in_unicode
 from hsae_hub.errors import CorruptError, UsageError
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def _pieces(text: str | None, file: Path | None) -> Iterator[str]:
         UsageError: the file cannot be read, or is not UTF-8.
     """
     if text is not None and text != "-":
-        return iter([text])
+        return iter([in_unicode(text, "the text")])
+    if text == "-" and sys.stdin is None:
+        raise UsageError("- reads stdin, which is closed")
     try:
         lines = sys.stdin if file is None else file.open(encoding="utf-8", newline="")
     except OSError as error:
@@ -130,12 +132,12 @@ def _grouped(lines: Any, name: str) -> Iterator[str]:
                 waiting.append(line)
                 size += len(line)
                 if size >= _PIECE:
-                    yield "".join(waiting)
+                    yield in_unicode("".join(waiting), name)
                     waiting, size = [], 0
         except UnicodeDecodeError as error:
             raise UsageError(f"{name} cannot be read: {error}") from None
         if waiting:
-            yield "".join(waiting)
+            yield in_unicode("".join(waiting), name)
 
 
 def _windows_of_acts(

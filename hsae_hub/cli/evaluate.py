@@ -112,7 +112,7 @@ def evaluate(
     seed = on_what.seed if seed is None else seed
     columns = Columns(text_column, label_column, spurious)
     sets = [read_labelled(each, columns, limit=texts, seed=seed) for each in probing or []]
-    folder = out or (found.folder if found.revision is None else None)
+    folder = out or found.own
     command = _command(
         ref,
         [
@@ -268,4 +268,4 @@ def _core_text(report: CoreReport) -> str:
 def _number(value: int | float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if value == int(value) else f"{value:.4f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}"

@@ -99,11 +99,12 @@ def _measured(core: dict[str, Any] | None) -> list[str]:
     saes = core.get("saes") if core is not None else None
     if not isinstance(saes, dict):  # a report is a stranger's file
         return []
+    saes = {name: metrics for name, metrics in saes.items() if isinstance(metrics, dict)}
     names = ("explained_variance", "l0", "ce_score", "ce_clean", "ce_spliced", "ce_zero")
     rows = [
         (name, *(_number(metrics.get(name)) for metrics in saes.values()))
         for name in names
-        if any(isinstance(metrics, dict) and name in metrics for metrics in saes.values())
+        if any(name in metrics for metrics in saes.values())
     ]
     return [table(("measured", *saes), rows)] if rows else []
 

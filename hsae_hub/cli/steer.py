@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from math import log
 from pathlib import Path
@@ -150,9 +151,12 @@ def _shown(steps: Iterable[BesideStep], bars: Bars, total: int) -> Iterator[Besi
 
 def _factors(sweep: str) -> list[float]:
     try:
-        return [float(number) for number in sweep.split(",")]
+        factors = [float(number) for number in sweep.split(",")]
     except ValueError:
-        raise UsageError(f"--sweep takes numbers, got {sweep!r}", fix="--sweep 0,0.5,1,2") from None
+        factors = [math.nan]
+    if not all(map(math.isfinite, factors)):
+        raise UsageError(f"--sweep takes numbers, got {sweep!r}", fix="--sweep 0,0.5,1,2")
+    return factors
 
 
 def _named(lm: Attached, prompt: str, edit: str) -> str:
