@@ -369,3 +369,11 @@ def test_listing_recipes_loads_no_torch():
         "assert find_recipe(list_recipes()[0]).text(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_text_that_repeats_itself_into_millions_is_refused() -> None:
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"a{i}: &a{i} [{', '.join(['*a' + str(i - 1)] * 10)}]" for i in range(1, 7)]
+    for text in ("\n".join(lines), "[" * 5000):
+        ((source, problem),) = parse(text, "r.yaml").problems
+        assert source == "r.yaml" and "nested too deeply" in problem.message

@@ -132,7 +132,7 @@ class ArtifactConfig(_Part):
     training: TrainingConfig | None = None
     imported: ImportedConfig | None = None
     """For an SAE that another toolkit trained."""
-    baseline: str | None = None
+    baseline: Annotated[str, Field(pattern=r"^\w[\w.+-]*$")] | None = None
     """Folder, relative to this one, of a flat SAE trained on the same batches."""
     files: dict[str, FileInfo]
 

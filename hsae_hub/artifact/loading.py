@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,8 +79,6 @@ def read_artifact(
         NotFoundError: a file is missing.
         CorruptError: wrong size, hash, shape, dtype or format version, or a value that is not finite.
     """
-    from safetensors import safe_open
-
     config = read_config(folder)
     if verify:
         check_files(folder, config, hashes=not lazy)
@@ -92,7 +92,7 @@ def read_artifact(
     sae = sae.to(dtype=dtype or getattr(torch, config.dtype))
     mapped = _map_weights(sae, folder / WEIGHTS) if lazy else set()
     _leave_meta(sae)
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with _opened(folder / WEIGHTS) as file:
         for name, tensor in sae.weights().items():
             if name not in mapped:
                 loaded = file.get_tensor(name)
@@ -107,10 +107,8 @@ def read_artifact(
 
 def _map_weights(sae: SAE[Any], path: Path) -> set[str]:
     """Lets an SAE use weights where they lie in a file, as far as its results stay the same; gives their names."""
-    from safetensors import safe_open
-
     stored = StoredWeights(path)
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in sae.weights()}
     tables = set(sae.tables) & tensors.keys()
     whole = {
@@ -143,10 +141,19 @@ def _leave_meta(sae: SAE[Any]) -> None:
                 module._buffers[name] = torch.empty_like(buffer, device="cpu")
 
 
-def _read_stats(folder: Path, config: ArtifactConfig) -> LatentTable:
-    from safetensors import safe_open
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(folder / STATS, framework="pt") as file:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CorruptError(f"{path} cannot be read: {error}") from None
+
+
+def _read_stats(folder: Path, config: ArtifactConfig) -> LatentTable:
+    with _opened(folder / STATS) as file:
         if set(file.keys()) != {"p999", "density"}:
             raise CorruptError(f"{folder / STATS}: expected the tensors p999 and density")
         tensors = {name: file.get_tensor(name) for name in ("p999", "density")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CONFIG_LIMIT = 1 << 20
 """Largest `config.json` that is read, in bytes."""
 HEADER_LIMIT = 1 << 24
 """Largest safetensors header that is read, in bytes."""
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
@@ -115,12 +117,14 @@ def check_header(header: bytes, config: ArtifactConfig, where: str) -> None:
     """Compares a safetensors header (its JSON) with the tensors that the config's architecture has.
 
     Raises:
-        CorruptError: tensors missing or too many, a shape or a dtype that the config does not give.
+        CorruptError: tensors missing or too many, a shape or a dtype that the config does not give, or tensors that do
+            not fill the file one after the other.
     """
     try:
         tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
         found = {name: (tuple(t["shape"]), _DTYPES.get(t["dtype"])) for name, t in tensors.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        lies = sorted((*map(int, t["data_offsets"]), name) for name, t in tensors.items())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CorruptError(f"{where}: its header is not that of a safetensors file") from None
     expected = tensor_shapes(config.sae)
     if extra := sorted(found.keys() ^ expected.keys()):
@@ -137,3 +141,11 @@ def check_header(header: bytes, config: ArtifactConfig, where: str) -> None:
             )
         if dtype != config.dtype:
             raise CorruptError(f"{where}: {name} is {dtype}, but the config says {config.dtype}")
+    ends = 0
+    for *lie, name in lies:
+        size = math.prod(expected[name]) * _BYTES[config.dtype]
+        if lie != [ends, ends + size]:
+            raise CorruptError(f"{where}: {name} lies at {lie}, expected {[ends, ends + size]}")
+        ends += size
+    if ends != (rest := config.files[WEIGHTS].size - 8 - len(header)):
+        raise CorruptError(f"{where}: its tensors have {ends} bytes, the file {rest}")

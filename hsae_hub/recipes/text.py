@@ -20,7 +20,12 @@ Place = str
 """Where something was written: `r1.yaml:5`, or `--set train.lr=1e-3`."""
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?([eE][-+]?\d+|[kMB])?|[-+]?\.\d+([eE][-+]?\d+)?")
+_VALUES = 100_000
 _UNITS = {"k": 1_000, "M": 1_000_000, "B": 1_000_000_000}
+
+
+class _TooLong(Exception):
+    """Raised when a few lines repeat each other into millions of values."""
 
 
 class Parsed(NamedTuple):
@@ -75,6 +80,8 @@ def parse(text: str, source: str, *, numbered: bool = True) -> Parsed:
     place = _Places(source, numbered)
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except RecursionError:
+        return parsed._replace(problems=[(source, Problem((), "not YAML: nested too deeply"))])
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
@@ -85,7 +92,11 @@ def parse(text: str, source: str, *, numbered: bool = True) -> Parsed:
         return parsed._replace(problems=[(source, Problem((), f"not YAML: {message}"))])
     if node is None:
         return parsed
-    return parsed._replace(data=_build(node, (), place, parsed, frozenset()))
+    try:
+        return parsed._replace(data=_build(node, (), place, parsed, frozenset()))
+    except (RecursionError, _TooLong):
+        told = f"nested too deeply, or more than {_VALUES:,} values"
+        return parsed._replace(problems=[(source, Problem((), told))])
 
 
 def dump(data: Any) -> str:
@@ -103,6 +114,8 @@ class _Places(NamedTuple):
 
 def _build(node: yaml.Node, loc: Loc, place: _Places, parsed: Parsed, above: frozenset[int]) -> Any:
     parsed.places.setdefault(loc, place.at(node.start_mark))
+    if len(parsed.places) > _VALUES:
+        raise _TooLong
     if id(node) in above:
         parsed.problems.append((place.at(node.start_mark), Problem(loc, "it contains itself")))
         return None

@@ -22,6 +22,9 @@ NORMALIZE: dict[Normalize, str] = {
 """What each way of normalising does to an activation."""
 
 
+_MOST = 2**31
+"""Largest number of anything: the sizes of tensors, products of a few of them, still mean something to torch."""
+
 Shapes = dict[str, tuple[int, ...]]
 """Shapes of tensors by their names."""
 
@@ -42,6 +45,13 @@ class SAEConfig(BaseModel, frozen=True, extra="forbid"):
     whiten: bool = False
     """Whether activations are whitened before that: (x - mean) Σ^(-1/2), with the covariance Σ of a sample. On rows of
     an unembedding it is the causal inner product (Muchane et al. 2025, appendix B.1)."""
+
+    @model_validator(mode="after")
+    def _of_this_world(self) -> SAEConfig:
+        for name, value in self:
+            if isinstance(value, int) and value > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST}")
+        return self
 
     @model_validator(mode="after")
     def _one_mean(self) -> SAEConfig:
