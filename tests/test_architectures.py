@@ -1,6 +1,7 @@
 """One contract for every registered architecture."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from hsae_hub.architectures import (
     register,
     tensor_shapes,
 )
-from hsae_hub.errors import NotFoundError, UsageError
+from hsae_hub.errors import MisfitError, NotFoundError, UsageError
 
 TINY: dict[str, dict[str, Any]] = {
     "batch_topk": {"d_sae": 20, "k": 3},
@@ -252,6 +253,12 @@ def test_whitening_agrees_with_numpy(rows: int) -> None:
     square = weights["norm_unwhiten"] @ weights["norm_unwhiten"]
     np.testing.assert_allclose(square, covariance, atol=2e-6 * values.max())
     assert torch.equal(scale, torch.ones(rows)) and not shift.any()
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (3, 4), (3, 7), (0, 16)])
+def test_activations_of_another_width_are_refused_with_both(shape: tuple[int, ...]) -> None:
+    with pytest.raises(MisfitError, match=re.escape(f"{list(shape)}; this SAE reads [..., 8]")):
+        tiny("hsae")(torch.zeros(shape))
 
 
 def test_what_is_not_finite_whitens_to_no_number() -> None:

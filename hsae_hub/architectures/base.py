@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hsae_hub.architectures.configs.base import SAEConfig
 from hsae_hub.architectures.latents import Acts, SAEOutput
+from hsae_hub.errors import MisfitError
 from hsae_hub.ops import (
     FewTokens,
     StoredTable,
@@ -208,7 +209,15 @@ class SAE(nn.Module, ABC, Generic[C]):
         """Sets what training counts beside the weights to its start."""
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Acts:
-        """The acts of raw activations, as they are decoded."""
+        """The acts of raw activations, as they are decoded.
+
+        Raises:
+            MisfitError: `x` has another width.
+        """
+        if x.shape[-1:] != (self.d_in,):
+            raise MisfitError(
+                f"activations of shape {list(x.shape)}; this SAE reads [..., {self.d_in}]"
+            )
         if self._before_use is not None:
             self._before_use()
         normal, scale, shift = self.normalize(x.reshape(-1, self.d_in))
