@@ -1,5 +1,16 @@
-"""`python -m hsae_hub`: the command `hsae`, where something wants a module, such as torchrun."""
+"""The command `hsae`, and `python -m hsae_hub` where something wants a module, such as torchrun."""
 
-from hsae_hub.cli.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Runs the command; Ctrl-C while it is still being imported ends it as quietly as later."""
+    try:
+        from hsae_hub.cli.main import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,16 +3,18 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from hsae_hub.__main__ import main as started_main
 from hsae_hub.cli import failing, main
 from hsae_hub.cli.common import Output, pairs, size_text, table
 from hsae_hub.cli.contents import PLACES
 from hsae_hub.cli.main import run
 from hsae_hub.errors import HSAEError, InterruptedRun, UsageError
 
-HSAE = [sys.executable, "-c", "from hsae_hub.cli.main import main; main()"]
+HSAE = [sys.executable, "-m", "hsae_hub"]
 COMMANDS = [name for name, place in PLACES.items() if not place.endswith(".app")]
 VERBS = [command for command in COMMANDS if command != "quickstart"]  # a script over the others
 
@@ -193,6 +195,18 @@ def test_several_things_to_try_stand_under_each_other():
     error = HSAEError("bad", why="because", fix="one\ntwo")
     assert failing.as_text(error) == "error: bad\n  why: because\n  try: one\n       two"
     assert failing.as_text(UsageError("bad", problems=("a", "b"))) == "error: bad\n  a\n  b"
+
+
+def test_ctrl_c_while_the_command_is_imported_is_quiet(monkeypatch):
+    def interrupt(name, *_):
+        if name == "hsae_hub.cli.main":
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "hsae_hub.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupt), *sys.meta_path])
+    with pytest.raises(SystemExit) as told:
+        started_main()
+    assert told.value.code == 130
 
 
 def test_a_closed_pipe_is_quiet():
