@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -15,9 +16,10 @@ pytest.importorskip("gradio")
 from hsae_hub.attach import SteeringSpec, parse_edits
 from hsae_hub.cli.main import run
 from hsae_hub.demo import snippets
+from hsae_hub.demo.serving import _check_free
 from hsae_hub.demo.steer import row_of, spec_of
 from hsae_hub.demo.view import View
-from hsae_hub.errors import UsageError
+from hsae_hub.errors import ResourceError, UsageError
 
 VIEW = View("tiny", "The king's army slept.", token=3, feature="12")
 SPEC = SteeringSpec(edits=parse_edits("12=+1.5", gate="generated").edits)
@@ -131,3 +133,12 @@ def test_a_space_works_as_it_is_written(tmp_path, capsys) -> None:
         server.terminate()
         server.wait(20)
     assert str(folder) not in page
+
+
+def test_an_address_that_is_not_of_this_machine_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, number in (("no such host", 0), ("192.0.2.1", 0), ("127.0.0.1", port)):
+            with pytest.raises(ResourceError, match="cannot be served"):
+                _check_free(host, number)
+    _check_free("localhost", 0)

@@ -8,7 +8,7 @@ import pytest
 from hub_world import FLAT, PUBLISHED, REPO, World, make_run
 
 from hsae_hub.errors import NotFoundError
-from hsae_hub.hub import load
+from hsae_hub.hub import Hub, load
 
 pytest_plugins = ("hub_fixtures",)
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's
@@ -56,3 +56,11 @@ def test_ls_lists_what_is_here_and_what_is_there(world: World, tmp_path: Path) -
     assert all(load(row.ref, hub=hub).d_in == 16 for row in hub.ls())
     assert all(row.cached for row in hub.search())
     assert all(row.info.private for row in hub.search())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_folder_that_is_no_hub_is_told_from_an_empty_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotFoundError, match="no hub in"):
+        Hub(tmp_path / name).search()
+    assert not Hub(tmp_path).search()

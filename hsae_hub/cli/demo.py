@@ -23,7 +23,9 @@ def demo(
             show_default=False,
         ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port; the first free one from 7860.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; the first free one from 7860.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets the network in.")
     ] = "127.0.0.1",

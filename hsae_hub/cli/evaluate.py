@@ -103,6 +103,10 @@ def evaluate(
     """
     output = Output("eval", json=json, quiet=quiet, no_progress=no_progress)
     tasks = _tasks(on)
+    if out is not None:
+        out.mkdir(
+            parents=True, exist_ok=True
+        )  # what cannot be written is told before hours of work
     found = find(ref, hub, output, whole=True)
 
     from hsae_hub.evaluation import Bench

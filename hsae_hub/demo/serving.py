@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,8 +45,9 @@ def serve(shelf: Shelf, site: Site) -> gr.Blocks:
     """Serves the page in the background; `.block_thread()` waits for Ctrl-C, `.close()` ends it.
 
     Raises:
-        ResourceError: the port is taken, or the tools cannot be served.
+        ResourceError: the port is taken, the host is none of this machine's, or the tools cannot be served.
     """
+    _check_free(site.host, site.port or 0)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     reachable = site.share or site.host not in _LOOPBACK
     page = build(shelf, can_pull=bool(site.auth) or not reachable)
@@ -80,6 +82,22 @@ def serve(shelf: Shelf, site: Site) -> gr.Blocks:
             fix="pip install 'hsae-hub[mcp]'    in an environment of its own: it needs older packages",
         )
     return page
+
+
+def _check_free(host: str, port: int) -> None:
+    """Gradio would wait for ever for a server that has no such address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as free:
+            free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            free.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise ResourceError(
+            f"port {port or 'N'} of {host!r} cannot be served: {error}",
+            fix="--host 127.0.0.1 --port N",
+        ) from None
 
 
 def _theme() -> gr.themes.Base:

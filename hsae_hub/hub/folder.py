@@ -193,6 +193,7 @@ class FolderHub:
                 )
 
     def repos(self, search: Search, limit: int) -> list[RepoInfo]:
+        self._check()
         found = []
         for path in self.root.glob("*/*/repo.json"):
             repo = f"{path.parent.parent.name}/{path.parent.name}"
@@ -213,18 +214,22 @@ class FolderHub:
         tags, models = front.get("tags"), front.get("base_model")
         listed = [*(tags if isinstance(tags, list) else [])]
         bases = models if isinstance(models, list) else [models] if models else []
-        return tuple(map(str, [*listed, *(f"base_model:{model}" for model in bases)]))
+        words = [*listed, *(f"base_model:{model}" for model in bases if isinstance(model, str))]
+        return tuple(str(word) for word in words if isinstance(word, str | int | float))
 
     def url(self, repo: str) -> str:
         return str(self.root / repo)
 
+    def _check(self) -> None:
+        if not self.root.is_dir():
+            raise NotFoundError(
+                f"no hub in {self.name}", why="there is no such folder; the first push makes it"
+            )
+
     def _repo(self, repo: str) -> Path:
         folder = self.root / repo
         if not self._reading(repo, lambda: (folder / "repo.json").is_file()):
-            if not self.root.is_dir():
-                raise NotFoundError(
-                    f"no hub in {self.name}", why="there is no such folder; the first push makes it"
-                )
+            self._check()
             names = [str(p.parent.relative_to(self.root)) for p in self.root.glob("*/*/repo.json")]
             raise NotFoundError(f"no repository {repo} on {self.name}{nearest(repo, names)}")
         return folder
