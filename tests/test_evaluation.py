@@ -190,7 +190,7 @@ def test_finished_parts_are_kept_and_are_never_stale(tmp_path: Path) -> None:
         changed,
         tmp_path / "a",
         model=ModelConfig(id="gemma2-tiny-en"),
-        hookpoint=HookpointConfig(path=f"model.layers.{layer}"),
+        hookpoint=HookpointConfig(path="model.layers.3"),
         tokens=TokensConfig(context_length=64),
     )
     other, said = measured(read_artifact(tmp_path / "a").sae)
