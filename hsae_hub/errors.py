@@ -20,11 +20,16 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 
+def _labelled(label: str, text: str) -> list[str]:
+    first, *rest = text.splitlines() or [""]
+    return [f"  {label}: {first}", *(f"       {line}" for line in rest)] if text else []
+
+
 class HSAEError(Exception):
     """Base of everything this package raises on purpose.
 
     `str(error)` is one line: what was given and what was expected. `why` is the cause in a few words, `fix` the
-    next command or commands, one a line. Both may be empty.
+    next command or commands, one a line. Both may be empty. A traceback ends with them.
     """
 
     code: ClassVar[int] = 1
@@ -35,6 +40,12 @@ class HSAEError(Exception):
         self.message = message
         self.why = why
         self.fix = fix
+        for line in self.remarks():
+            self.add_note(line)
+
+    def remarks(self) -> list[str]:
+        """What a person reads below the message."""
+        return _labelled("why", self.why) + _labelled("try", self.fix)
 
     def as_dict(self) -> dict[str, Any]:
         """The error as the object that `--json` prints."""
@@ -56,8 +67,13 @@ class UsageError(HSAEError):
     def __init__(
         self, message: str, *, why: str = "", fix: str = "", problems: tuple[str, ...] = ()
     ) -> None:
-        super().__init__(message, why=why, fix=fix)
         self.problems = problems
+        super().__init__(message, why=why, fix=fix)
+
+    def remarks(self) -> list[str]:
+        """As for every error, after the problems."""
+        told = [f"  {problem}" for problem in self.problems if problem != self.message]
+        return told + super().remarks()
 
     def as_dict(self) -> dict[str, Any]:
         """As for every error, with the list of problems."""

@@ -1,6 +1,5 @@
 import json
 import os
-import resource
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -34,12 +33,17 @@ def test_help_loads_nothing_heavy_and_is_quick():
         "heavy = {'torch', 'transformers', 'nnsight', 'datasets', 'huggingface_hub', 'pydantic'}\n"
         "print(heavy & sys.modules.keys(), file=sys.stderr)\n"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0 and done.stderr == "set()\n"
-    assert done.stdout.startswith("Usage: hsae ")
-    assert after.ru_utime - before.ru_utime < 0.8  # of the processor; 0.2 s on an idle machine
+    spent = []
+    for _ in range(3):  # the best of three, by the processor's time: the machine may be busy
+        before = os.times()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        after = os.times()
+        spent.append(sum(after[2:4]) - sum(before[2:4]))  # of processes that have ended
+        assert done.returncode == 0 and done.stderr == "set()\n"
+        assert done.stdout.startswith("Usage: hsae ")
+        if spent[-1] < 0.4:
+            break
+    assert min(spent) < 0.8  # 0.26 s on an idle machine
 
 
 def test_the_help_names_every_command_in_a_chapter_and_cuts_none_short(capsys, monkeypatch):

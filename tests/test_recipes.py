@@ -119,9 +119,9 @@ def test_all_problems_are_told_at_once_with_their_lines(write):
 
 
 def test_the_header_counts_the_problems(write):
-    with pytest.raises(UsageError, match=r"^the recipe has 2 problems; nothing was run$"):
+    with pytest.raises(UsageError, match=r"^the recipe has 2 problems; nothing was run\n"):
         load_recipe(write(GOOD), overrides=["sae.k=0", "train.lr=-1"])
-    with pytest.raises(UsageError, match=r"^the recipe has 1 problem; nothing was run$"):
+    with pytest.raises(UsageError, match=r"^the recipe has 1 problem; nothing was run\n"):
         load_recipe(write(GOOD), overrides=["sae.k=0"])
 
 

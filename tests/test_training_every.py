@@ -140,7 +140,7 @@ def test_a_killed_run_ends_as_one_that_was_not(recipe_file, undisturbed, tmp_pat
     process = start(recipe_file, out, pause=0.1)
     assert process.stdout.readline().strip() == "1"
     with pytest.raises(
-        ConflictError, match=f"^{out} is in use: process {process.pid} on .* into it$"
+        ConflictError, match=rf"^{out} is in use: process {process.pid} on .* into it(\n|$)"
     ):
         train(load_recipe(recipe_file), out, device="cpu")
     stop_after(process, step, signal.SIGKILL)

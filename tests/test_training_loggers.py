@@ -121,7 +121,7 @@ def test_without_an_account_it_says_what_to_do(tmp_path, recipe, wandb, monkeypa
         raise wandb.Error("no API key configured\nmore")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(ResourceError, match=r"did not start: no API key configured$") as caught:
+    with pytest.raises(ResourceError, match=r"did not start: no API key configured\n") as caught:
         with open_loggers(["wandb"], tmp_path, recipe):
             pytest.fail("opened")
     assert "WANDB_MODE=offline" in caught.value.fix

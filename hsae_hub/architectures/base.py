@@ -290,6 +290,11 @@ class SAE(nn.Module, ABC, Generic[C]):
                 return x, x.new_ones(len(x)), shift
         return x / scale[:, None], scale, shift
 
+    def extra_repr(self) -> str:
+        """Its hyper-parameters, but for those that are as by default: `print(sae)` shows them."""
+        given = self.config.model_dump(exclude={"architecture"}, exclude_defaults=True)
+        return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> SAEOutput:
         """Encodes and decodes; the reconstruction comes back in the dtype of `x`."""
         acts = self.encode(x)

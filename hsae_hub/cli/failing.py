@@ -22,7 +22,7 @@ from hsae_hub.errors import (
     UsageError,
 )
 from hsae_hub.launch import place
-from hsae_hub.render import harmless, visible
+from hsae_hub.render import visible
 
 _HOMELESS = "Could not determine home directory."
 """What pathlib says of a `~` that it cannot expand."""
@@ -82,11 +82,9 @@ def is_told_elsewhere(error: HSAEError) -> bool:
 
 def as_text(error: HSAEError) -> str:
     """What a person reads on stderr."""
-    lines = [f"error: {visible(error.message)}"]
-    if isinstance(error, UsageError):
-        lines += [f"  {visible(told)}" for told in error.problems if told != error.message]
-    lines += _labelled("why", error.why) + _labelled("try", error.fix)
-    return "\n".join(lines)
+    return "\n".join(
+        [f"error: {visible(error.message)}", *(visible(line) for line in error.remarks())]
+    )
 
 
 def as_json(error: HSAEError) -> str:
@@ -97,11 +95,6 @@ def as_json(error: HSAEError) -> str:
 def debugging(args: list[str]) -> bool:
     """Whether tracebacks are wanted."""
     return "--debug" in args or os.environ.get("HSAE_DEBUG", "") not in ("", "0")
-
-
-def _labelled(label: str, text: str) -> list[str]:
-    first, *rest = harmless(text).splitlines() or [""]
-    return [f"  {label}: {first}", *(f"       {line}" for line in rest)] if text else []
 
 
 def _system(error: OSError) -> HSAEError | None:

@@ -84,8 +84,10 @@ def run_suite(
                 ),  # type: ignore[misc]
             )
         except InterruptedRun as error:
-            error.fix = _command(loaded, overrides, out)
-            raise
+            again = _command(loaded, overrides, out)
+            raise InterruptedRun(
+                error.message, signal=error.code - 128, why=error.why, fix=again
+            ) from None
         report = _measured(result, planned.recipe, folder, device, on_progress)
         for row, sae in planned.rows.items():
             measured[row].append(report.saes[sae])
