@@ -29,7 +29,7 @@ COMMANDS = {
     "search tiny": 0,
     f"rm {REPO} --dry-run": 0,
     "recipes ls": 0,
-    "recipes show gemma2-tiny-en/l3_hsae": 0,
+    "recipes show gemma2-tiny-en/l3_hsae --resolved": 0,
     "suite ls": 0,
 }
 """Exit codes by command, in the order in which they are run."""

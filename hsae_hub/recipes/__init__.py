@@ -1,4 +1,4 @@
-"""Recipes: one YAML file says the whole of a training run. Listing them loads no torch, reading one does."""
+"""Recipes: one YAML file says the whole of a training run. Reading one loads no torch."""
 
 from typing import TYPE_CHECKING
 
