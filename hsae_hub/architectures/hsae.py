@@ -125,7 +125,7 @@ class HSAE(SAE[HSAEConfig]):
         parents, children = values.tensor_split(2, -1)
         parent_indices, child_indices = indices.tensor_split(2, -1)
         high = SAE.sum_rows(self, parents, parent_indices)  # no super() where its code was shipped
-        return high + self._decode_children(children, child_indices - self.shape.n_parents)
+        return high.add_(self._decode_children(children, child_indices - self.shape.n_parents))
 
     def rows(self, indices: Int64[Tensor, "*i"]) -> Float[Tensor, "*i d_in"]:
         n = self.shape.n_parents

@@ -68,6 +68,46 @@ def group_few(flat: Any) -> tuple[Any, Any, Any]:
 
 @compiled(reorder=True)
 @no_type_check
+def _dots_of_one(x: Any, block: Any, out: Any) -> None:
+    s, width = block.shape
+    for r in range(0, s, 8):
+        r1 = min(r + 1, s - 1)
+        r2 = min(r + 2, s - 1)
+        r3 = min(r + 3, s - 1)
+        r4 = min(r + 4, s - 1)
+        r5 = min(r + 5, s - 1)
+        r6 = min(r + 6, s - 1)
+        r7 = min(r + 7, s - 1)
+        t0 = block[r]
+        t1 = block[r1]
+        t2 = block[r2]
+        t3 = block[r3]
+        t4 = block[r4]
+        t5 = block[r5]
+        t6 = block[r6]
+        t7 = block[r7]
+        o0 = o1 = o2 = o3 = o4 = o5 = o6 = o7 = x.dtype.type(0)
+        for j in range(width):
+            o0 += x[j] * t0[j]
+            o1 += x[j] * t1[j]
+            o2 += x[j] * t2[j]
+            o3 += x[j] * t3[j]
+            o4 += x[j] * t4[j]
+            o5 += x[j] * t5[j]
+            o6 += x[j] * t6[j]
+            o7 += x[j] * t7[j]
+        out[r] = o0
+        out[r1] = o1
+        out[r2] = o2
+        out[r3] = o3
+        out[r4] = o4
+        out[r5] = o5
+        out[r6] = o6
+        out[r7] = o7
+
+
+@compiled(reorder=True)
+@no_type_check
 def dots(
     x: Any,
     table: Any,
@@ -79,17 +119,19 @@ def dots(
     first: int,
     last: int,
 ) -> None:
-    """`out[pair, r]`, two tokens and four rows at a time.
+    """`out[pair, r]`, two tokens and four rows at a time; of a token alone eight rows.
 
-    Where there are fewer, the last one is taken again: a sum of a width has the same order whoever else is there.
+    Where there are fewer, the last one is taken again: eight sums at a time make each have the same order, whoever else
+    is there.
     """
     s, width = table.shape[1], table.shape[2]
     for run in range(first, last):
         block = table[blocks[run]]
         end = starts[run + 1]
-        for place in range(starts[run], end, 2):
+        twos = starts[run] + (end - starts[run]) // 2 * 2
+        for place in range(starts[run], twos, 2):
             a = order[place]
-            b = order[min(place + 1, end - 1)]
+            b = order[place + 1]
             xa = x[a // q]
             xb = x[b // q]
             for r in range(0, s, 4):
@@ -119,6 +161,9 @@ def dots(
                 out[b, r1] = b1
                 out[b, r2] = b2
                 out[b, r3] = b3
+        if twos < end:
+            a = order[twos]
+            _dots_of_one(x[a // q], block, out[a])
 
 
 @compiled(reorder=True)
