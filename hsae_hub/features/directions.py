@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hsae_hub.architectures import SAE
 from hsae_hub.models import Hookpoint, LanguageModel, layer_list
+from hsae_hub.ops import product
 
 _BLOCK = 2048
 """Latents whose directions are in memory at once."""
@@ -103,7 +104,7 @@ def logits_of(
     blocks = torch.split(latents, max(1, min(_BLOCK, _LOGITS // len(weight))))
     for number, block in enumerate(blocks):
         rows = sae.decoder_rows(block.to(sae.device)).float().to(weight.device)
-        logits = (rows if norm is None else norm(rows)) @ weight.T
+        logits = product(rows if norm is None else norm(rows), weight.T)
         logits -= logits[:, known].mean(-1, keepdim=True)
         top = logits.masked_fill(~known, -torch.inf).topk(n)
         bottom = logits.masked_fill(~known, torch.inf).topk(n, largest=False)
@@ -131,7 +132,7 @@ def nearest_of(
         best = torch.full((len(block), n), -torch.inf, device=own.device)
         which = torch.zeros(len(block), n, dtype=torch.int64, device=own.device)
         for other in blocks:
-            cosines = own @ unit_rows(sae, other).T
+            cosines = product(own, unit_rows(sae, other).T)
             cosines[block[:, None].to(own.device) == other.to(own.device)] = -torch.inf
             all_values = torch.cat([best, cosines], 1)
             all_indices = torch.cat([which, other.to(own.device).expand(len(block), -1)], 1)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from hsae_hub.ops.products import multiply
+
 _CHUNK = 1024  # rows compared with all others at once; the whole matrix of cosines is never held
 
 
@@ -19,7 +21,7 @@ def similar_pairs(
     """
     cosines, firsts, seconds = [], [], []
     for start in range(0, len(unit), _CHUNK):
-        chunk = unit[start : start + _CHUNK] @ unit[start:].T
+        chunk = multiply(unit[start : start + _CHUNK], unit[start:].T, unit.dtype)
         close = (chunk.triu(1) > above).nonzero()
         cosines.append(chunk[close[:, 0], close[:, 1]])
         firsts.append(close[:, 0] + start)
