@@ -1,5 +1,6 @@
 """Activations read in a thread while SAEs train: the same batches, positions, errors and interrupts as without it."""
 
+import json
 import signal
 import threading
 from copy import deepcopy
@@ -146,8 +147,10 @@ def test_a_run_ends_with_the_same_weights_and_no_thread(recipe_file, tmp_path, m
         said = []
         results[ahead] = train(load_recipe(recipe_file), out, device="cpu", on_event=said.append)
         assert 0 < results[ahead].wait_seconds < results[ahead].seconds
-        share = results[ahead].wait_seconds / results[ahead].seconds
+        first = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["wait_seconds"]
+        share = (results[ahead].wait_seconds - first) / (results[ahead].seconds - first)
         assert f"{share:.1%} of" in said[-1].message
+        assert ("hsae cache make" in said[-1].message) == (share >= 0.05)
         assert not threads()
     assert results[True].resumed_from == 9
     assert metrics(tmp_path / "True") == metrics(tmp_path / "False")

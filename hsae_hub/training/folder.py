@@ -147,10 +147,10 @@ def cut_metrics(path: Path, step: int) -> None:
     write_atomic(path, "".join(f"{line}\n" for line in kept))
 
 
-def last_metrics(path: Path) -> dict[str, Any]:
-    """The last line of `metrics.jsonl`."""
+def metrics_line(path: Path, number: int) -> dict[str, Any]:
+    """A line of `metrics.jsonl`; -1 is the last one."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return dict(json.loads(lines[-1])) if lines else {}
+    return dict(json.loads(lines[number])) if lines else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

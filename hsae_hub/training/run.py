@@ -45,7 +45,7 @@ from hsae_hub.training.folder import (
     SUMMARY,
     check_folder,
     cut_metrics,
-    last_metrics,
+    metrics_line,
     open_folder,
     read_json,
     write_environment,
@@ -57,6 +57,8 @@ from hsae_hub.training.stats import latent_tables
 from hsae_hub.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
+_MUCH = 0.05
+"""Share of the time that activations may be waited for before somebody should hear of it."""
 
 
 class TrainResult(NamedTuple):
@@ -135,9 +137,7 @@ def train(
             stop.at_once = lambda number: run.interrupted(number, "after its last step")
             run.finish(trainer)
         result = run.result(resumed_from, own)
-        share = result.wait_seconds / max(result.seconds, 1e-9)
-        waited = f"waited {result.wait_seconds:.1f} s for activations, {share:.1%} of"
-        run.say(result.steps, f"{waited} {result.seconds:.0f} s of training")
+        run.say(result.steps, run.waiting(result))
         return result
 
 
@@ -317,7 +317,7 @@ class _Run:
                 baseline="baseline" if name == "sae" and recipe.baseline else None,
                 stats=tables[name],
             )
-        final = last_metrics(self.out / METRICS)
+        final = metrics_line(self.out / METRICS, -1)
         summary = {
             "recipe": self.environment["recipe"],
             "steps": trainer.step,
@@ -348,6 +348,17 @@ class _Run:
             summary["wait_seconds"],
             resumed_from,
         )
+
+    def waiting(self, result: TrainResult) -> str:
+        """How long the first activations took, and how long those of later steps were waited for."""
+        before = metrics_line(self.out / METRICS, 0)["wait_seconds"]
+        waited, seconds = result.wait_seconds - before, result.seconds - before
+        share = waited / max(seconds, 1e-9)
+        first = f"the first activations took {before:.1f} s"
+        said = f"{first}; then waited {waited:.1f} s for more, {share:.1%} of {seconds:.0f} s"
+        if share < _MUCH or self.recipe.data.cache is not None:
+            return said
+        return f"{said} (hsae cache make reads them once, for any number of runs)"
 
     def _folder(self, name: str) -> Path:
         return self.out if name == "sae" else self.out / name
