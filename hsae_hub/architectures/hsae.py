@@ -17,8 +17,8 @@ from hsae_hub.architectures.configs.hsae import HSAEConfig
 from hsae_hub.architectures.latents import Acts
 from hsae_hub.architectures.registry import register
 from hsae_hub.ops import (
-    block_dot,
-    block_sum,
+    chained_dot,
+    chained_sum,
     cross_orthogonality,
     normalize_rows_,
     top_k,
@@ -228,10 +228,8 @@ class HSAE(SAE[HSAEConfig]):
     def _all_children(
         self, x: Float[Tensor, "batch d_in"], parents: Int64[Tensor, "batch k"]
     ) -> Float[Tensor, "batch k m"]:
-        batch, k = parents.shape
-        inner = block_dot(x, *self.blocks("W_down", parents)).flatten(0, 1)
-        atoms, place = self.blocks("child_W_enc", parents)
-        pre = block_dot(inner, atoms, place.reshape(-1, 1)).view(batch, k, atoms.shape[1])
+        subspaces = self.blocks("W_down", parents)
+        pre = chained_dot(x, *subspaces, *self.blocks("child_W_enc", parents))
         return torch.where(pre >= self.theta, pre, LEAK * pre)
 
     def _decode_children(
@@ -240,9 +238,7 @@ class HSAE(SAE[HSAEConfig]):
         parents = child_rows // self.config.n_children
         atoms, place = self.blocks("child_W_dec_T", parents)
         kept = place * self.config.n_children + child_rows % self.config.n_children
-        inner = weighted_rows(values.reshape(-1, 1), kept.reshape(-1, 1), atoms.flatten(0, 1))
-        table, place = self.blocks("W_up_T", parents)
-        return block_sum(inner.view(*parents.shape, atoms.shape[-1]), place, table)
+        return chained_sum(values, atoms.flatten(0, 1), kept, *self.blocks("W_up_T", parents))
 
     def _l1(self, encoded: Kept, codes: _Codes) -> Float[Tensor, ""]:
         if self.config.l1_over == "active":

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from hsae_hub.attach.batches import Reading, TokenBatch, read_now
 from hsae_hub.models import Hookpoint
@@ -38,9 +38,9 @@ class Run:
         self.batch = batch
         self.special = special
         self._ids = batch.ids
-        self._reading = read_now(
-            batch.ids, batch.mask.bool(), batch.ids.shape[1], batch.ids.shape[1], special
-        )
+        self._prompt = batch.mask.bool()
+        width = batch.ids.shape[1]
+        self._reading = read_now(batch.ids, self._prompt, width, width, special)
         self._forwards = 0
         self._changed: Counter[Hookpoint] = Counter()
 
@@ -51,11 +51,12 @@ class Run:
         if self._ids is self.batch.ids and self._forwards == 1:
             return
         # beams and several texts from one prompt stand side by side, as transformers expands a batch
-        copies = len(self._ids) // len(self.batch.ids)
-        prompt = self.batch.mask.bool().repeat_interleave(copies, 0)
-        new = prompt.new_ones(len(self._ids), self._ids.shape[1] - width)
+        copies = len(self._ids) // len(self._prompt)
+        if copies > 1:
+            self._prompt = self._prompt.repeat_interleave(copies, 0)
+        mask = pad(self._prompt, (0, self._ids.shape[1] - width), value=True)
         read = arguments["input_ids"].shape[1]
-        self._reading = read_now(self._ids, torch.cat([prompt, new], 1), read, width, self.special)
+        self._reading = read_now(self._ids, mask, read, width, self.special)
 
     def change(
         self, hookpoint: Hookpoint, activations: Float[Tensor, "b s d"]

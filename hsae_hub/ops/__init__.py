@@ -2,6 +2,8 @@
 
 from hsae_hub.ops.batch_topk import batch_top_k as batch_top_k
 from hsae_hub.ops.batch_topk import track_threshold_ as track_threshold_
+from hsae_hub.ops.chained import chained_dot as chained_dot
+from hsae_hub.ops.chained import chained_sum as chained_sum
 from hsae_hub.ops.constraints import normalize_rows_ as normalize_rows_
 from hsae_hub.ops.constraints import project_out_rows_ as project_out_rows_
 from hsae_hub.ops.dead import find_dead_ as find_dead_
