@@ -84,8 +84,8 @@ class GatedSAE(SAE[GatedConfig]):
         self, x: Float[Tensor, "batch d_in"], step: TrainStep
     ) -> dict[str, Float[Tensor, ""]]:
         x, _, _ = self.normalize(x)
-        opens = self.b_gate.detach()
-        entries = entries_linear(x, self.W_enc, lambda pre: pre + opens > 0, centre=self._centre)
+        closed = -self.b_gate.detach()
+        entries = entries_linear(x, self.W_enc, lambda pre: pre > closed, centre=self._centre)
         of = entries.by_latent
         acts, gate = _paths(entries.values, of(self.b_gate), of(self.r_mag), of(self.b_mag))
         open_gate = gate.relu()

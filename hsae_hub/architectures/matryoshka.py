@@ -104,8 +104,10 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
         acts = kept.values.relu()
         rate = max(config.threshold_rate, 1 / (step.step + 1))
         track_threshold_(self.threshold, acts, rate)
-        errors = (x - self.b_dec)[:, None] - self._nested(acts, kept, len(x))
-        squared = [prefix.mean() for prefix in errors.square().sum(-1).unbind(1)]
+        error, squared = x - self.b_dec, []
+        for part in self._parts(acts, kept, len(x)).unbind(1):
+            error = error - part
+            squared.append(error.square().sum(-1).mean())
         dead = find_dead_(
             self.tokens_since_fired,
             acts,
@@ -114,9 +116,9 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
             dead_after_tokens=config.dead_after_tokens,
             n_steps=step.n_steps,
         )
-        aux = errors.new_zeros(())
+        aux = error.new_zeros(())
         if config.aux_weight > 0:
-            aux = revival_loss(kept.pre, errors[:, -1], dead, self.W_dec)
+            aux = revival_loss(kept.pre, error, dead, self.W_dec)
         prefixes = {f"prefix_{n}": squared[i] for i, n in enumerate(config.prefixes[:-1])}
         loss = torch.stack(squared).sum() + config.aux_weight * aux
         return {"loss": loss, "reconstruction": squared[-1], **prefixes, "aux": aux}
@@ -124,12 +126,12 @@ class MatryoshkaSAE(SAE[MatryoshkaConfig]):
     def _pre_acts(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         return product(x - self.b_dec, self.W_enc, self.b_enc)
 
-    def _nested(
+    def _parts(
         self, acts: Float[Tensor, " kept"], kept: Listed, batch: int
     ) -> Float[Tensor, "batch prefixes d_in"]:
-        """What each prefix reconstructs, without the bias; every decoder row is read once for all of them."""
+        """What each prefix adds to the one before it; every decoder row is read once for all of them."""
         groups = len(self.config.prefixes)
         widths = torch.tensor(self.config.prefixes, device=acts.device)
         parts_of = kept.tokens * groups + torch.bucketize(kept.latents, widths, right=True)
         parts = pair_sum(acts, parts_of, kept.latents, self.W_dec, batch * groups)
-        return parts.view(batch, groups, self.d_in).cumsum(1)
+        return parts.view(batch, groups, self.d_in)

@@ -57,6 +57,24 @@ def started(ours: Trainer, folder: Path, k: int, stack: ExitStack) -> dict[str, 
     return {name: peer.step for name, peer in peers.items()}
 
 
+def others(d: int, n: int, k: int, batch: int) -> dict[str, Trainer]:
+    """Other architectures; `group` as it starts, with half of all latents active, and with `k` as when it is trained."""
+    shapes = {
+        "batch_topk": flat("batch_topk", d, n, k),
+        "matryoshka": {**flat("matryoshka", d, n, k), "prefixes": [n // 16, n // 4, n]},
+        "switch": {**flat("switch", d, n, k), "n_experts": 8},
+        f"group, {k} act": flat("group", d, n, k),
+        "group, half act": flat("group", d, n, k),
+    }
+    made = {name: trainer(shape, batch) for name, shape in shapes.items()}
+    few = made[f"group, {k} act"]
+    sae = few.members[0].sae
+    with torch.no_grad():
+        x, _, _ = sae.normalize(few.stream.next_batch())
+        sae.get_parameter("b_enc").fill_(-float((x @ sae.W_enc).topk(k).values[:, -1].mean()))
+    return made
+
+
 @kept_memory()  # as while `hsae train` runs
 def measure(found: Findings, scale: Scale) -> None:
     """The flat one, the tree and the peers in turn; then the flat one and the other architectures."""
@@ -81,11 +99,10 @@ def measure(found: Findings, scale: Scale) -> None:
     if not peers:
         named = "names none" if "HSAE_PEERS_PYTHON" in os.environ else "is not set"
         found.notes.append(f"no peers: HSAE_PEERS_PYTHON {named}; make bench-peers installs them")
-    others = ("batch_topk", "group")
-    ways = {name: trainer(flat(name, d, n, k), batch).advance for name in others}
+    ways = {name: made.advance for name, made in others(d, n, k, batch).items()}
     times = interleaved({"topk ": topk.advance, **ways}, scale.rounds, warmup=2)
     found.add_times(times)
-    for name in others:
+    for name in ways:
         found.ratio(name, "topk ")
 
 
