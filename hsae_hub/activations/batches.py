@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+from zlib import crc32
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hsae_hub.artifact import HookpointConfig, ModelConfig, TokensConfig, VocabularyConfig
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
+    """The order in which an epoch takes `n` things: it follows from the seed and the epoch's number."""
+    generator = torch.Generator().manual_seed(crc32(f"{seed}/{epoch}".encode()))
+    return torch.randperm(n, generator=generator)
 
 
 class Origin(NamedTuple):

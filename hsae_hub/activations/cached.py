@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hsae_hub.activations.batches import StreamState
+from hsae_hub.activations.batches import StreamState, epoch_order
 from hsae_hub.activations.mapping import Rows, map_shard, will_need
 from hsae_hub.activations.shards import Store, open_store
 from hsae_hub.activations.store import shard_name
@@ -226,8 +225,7 @@ class _Reader:
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of an epoch, and the rows up to the end of each."""
         if epoch not in self._epochs:
-            generator = torch.Generator().manual_seed(crc32(f"{self._seed}/{epoch}".encode()))
-            order = torch.randperm(len(self._sizes), generator=generator).numpy()
+            order = epoch_order(len(self._sizes), self._seed, epoch).numpy()
             self._epochs = {k: v for k, v in self._epochs.items() if k == epoch - 1}
             self._epochs[epoch] = order, self._sizes[order].cumsum()
         return self._epochs[epoch]

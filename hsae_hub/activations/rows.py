@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from zlib import crc32
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hsae_hub.activations.batches import Origin, StreamState
+from hsae_hub.activations.batches import Origin, StreamState, epoch_order
 from hsae_hub.activations.contexts import OnProgress
 from hsae_hub.activations.stream import origin_of
 from hsae_hub.activations.vocabulary import choose_rows, describe_rows
@@ -138,7 +137,6 @@ class RowStream:
 
     def _shuffled(self, epoch: int) -> Int64[Tensor, " trained"]:
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(crc32(f"{self._seed}/{epoch}".encode()))
-            order = torch.randperm(len(self._trained), generator=generator)
+            order = epoch_order(len(self._trained), self._seed, epoch)
             self._epoch, self._order = epoch, self._trained[order]
         return self._order

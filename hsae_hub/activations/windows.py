@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
-from zlib import crc32
 
 import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
 
-from hsae_hub.activations.batches import StreamState
+from hsae_hub.activations.batches import StreamState, epoch_order
 from hsae_hub.activations.contexts import OnProgress, sampled, tokenise, with_bos
 from hsae_hub.activations.sources import documents, fits_in_memory, is_heldout, text_files
 from hsae_hub.errors import CorruptError, UsageError
@@ -188,8 +187,7 @@ class _Pool:
         self._at = 0
 
     def restart(self, epoch: int, position: list[int]) -> None:
-        generator = torch.Generator().manual_seed(crc32(f"{self._seed}/{epoch}".encode()))
-        self._order = torch.randperm(len(self._pieces), generator=generator).tolist()
+        self._order = epoch_order(len(self._pieces), self._seed, epoch).tolist()
         self._at = position[0]
 
     def next(self) -> Int32[Tensor, " _"] | None:
