@@ -58,7 +58,7 @@ def started(ours: Trainer, folder: Path, k: int, stack: ExitStack) -> dict[str, 
 
 
 def others(d: int, n: int, k: int, batch: int) -> dict[str, Trainer]:
-    """Other architectures; `group` as it starts, with half of all latents active, and with `k` as when it is trained."""
+    """Other architectures; `group` as it starts, with half of all latents active, and with `k`, as in training."""
     shapes = {
         "batch_topk": flat("batch_topk", d, n, k),
         "matryoshka": {**flat("matryoshka", d, n, k), "prefixes": [n // 16, n // 4, n]},
