@@ -64,7 +64,7 @@ def test_memory_is_what_the_allocator_hands_out(name, monkeypatch):
     monkeypatch.setattr(cost, "row_gradient_workspace", lambda *_: 0)  # a GPU's alone
     counted = step_cost(config, batch_size=256, dtype=torch.float32).peak_bytes
     # more where not every latent that might be dead is; less where oneDNN turns a factor round, as no GPU does
-    assert 0.85 < counted / allocated(config, 256) < 1.5
+    assert 0.85 < counted / allocated(config, 256) < 1.6
 
 
 def test_memory_of_a_tree_agrees_with_the_formula():
@@ -122,8 +122,8 @@ def test_flops_of_a_tree_agree_with_the_formula():
         # encoder: product, and gradients of the columns and biases of active latents
         ({"architecture": "topk", "bias": False, "aux_weight": 0, "k": 4}, (2 * 64 + 8 * 4)),
         ({"architecture": "topk", "aux_weight": 0, "k": 4}, (2 * 64 + 8 * 4 + 2 * 4 / 48)),
-        # all latents dead: d_in / 2 of them reconstruct the error, and every column has a gradient
-        ({"architecture": "topk", "bias": False, "k": 4}, (4 * 64 + 6 * 4 + 6 * 24)),
+        # all latents dead: products with all of these reconstruct the error, and every column has a gradient
+        ({"architecture": "topk", "bias": False, "k": 4}, (4 * 64 + 6 * 4 + 6 * 64 + 2 * 64 / B)),
         # many latents act: products with all
         ({"architecture": "l1"}, 10 * 64),
         ({"architecture": "group"}, 10 * 64),

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hsae_hub.ops import collective
+from hsae_hub.ops.factored import gradient, taker_for
+from hsae_hub.ops.kernels.uses import BlockGradient
+from hsae_hub.ops.products import multiply, precision_of_products
 from hsae_hub.ops.sparse import weighted_rows
+
+_DENSE = 4
+"""Up to so many times the latents that a token revives, a product with all dead ones is quicker than sums of rows."""
 
 
 @torch.no_grad()
@@ -47,6 +54,37 @@ def revival_loss(
     k_aux = min(error.shape[-1] // 2, len(dead))  # Gao et al. 2024, A.2
     if k_aux == 0:
         return error.new_zeros(())
-    values, places = pre[:, dead].topk(k_aux, sorted=False)
-    revived = weighted_rows(values.relu(), dead[places], W_dec)
-    return (error - revived).square().sum(-1).mean()
+    of_dead = pre[:, dead]
+    values, places = of_dead.topk(k_aux, sorted=False)
+    if len(dead) <= _DENSE * k_aux:
+        acts = torch.zeros_like(of_dead).scatter_(-1, places, values.relu())
+        revived = _WholeRows.apply(acts, dead, W_dec)  # type: ignore[no-untyped-call]
+    else:
+        revived = weighted_rows(values.relu(), dead[places], W_dec)
+    loss: Tensor = (error - revived).square().sum(-1).mean()
+    return loss
+
+
+class _WholeRows(torch.autograd.Function):
+    """`acts W_dec[rows]`; the gradient of those rows is handed over as that of one use each."""
+
+    @staticmethod
+    def forward(ctx: Any, acts: Tensor, rows: Tensor, W_dec: Tensor) -> Tensor:
+        ctx.take = taker_for(W_dec[:, None], rows[None])
+        ctx.precision = precision_of_products()
+        ctx.save_for_backward(acts, rows, W_dec)
+        return multiply(acts, W_dec[rows], ctx.precision)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        acts, rows, W_dec = ctx.saved_tensors
+        needs_acts, _, needs_table = ctx.needs_input_grad
+        for_acts = multiply(grads[0], W_dec[rows].T, ctx.precision) if needs_acts else None
+        for_table: Tensor | None = None
+        if needs_table:
+            for_rows = multiply(acts.T, grads[0], ctx.precision)
+            each = torch.arange(len(rows), device=rows.device)
+            part = BlockGradient(for_rows, each, acts.new_ones(len(rows), 1), rows)
+            found = gradient(ctx.take, part, len(W_dec))
+            for_table = None if found is None else found[:, 0]
+        return for_acts, None, for_table
