@@ -64,7 +64,7 @@ def others(d: int, n: int, k: int, batch: int) -> dict[str, Trainer]:
         "matryoshka": {**flat("matryoshka", d, n, k), "prefixes": [n // 16, n // 4, n]},
         "switch": {**flat("switch", d, n, k), "n_experts": 8},
         f"group, {k} act": flat("group", d, n, k),
-        "group, half act": flat("group", d, n, k),
+        "group": flat("group", d, n, k),
     }
     made = {name: trainer(shape, batch) for name, shape in shapes.items()}
     few = made[f"group, {k} act"]
