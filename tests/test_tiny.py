@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,11 @@ def test_no_command_changes_it(words: list[str], told: str, capsys: pytest.Captu
 def test_what_is_measured_of_it_is_not_kept_in_the_package() -> None:
     own = [find(ref, None, Output("x")).own for ref in ("tiny", "tiny:baseline", str(DATA))]
     assert own == [None, None, DATA]
+
+
+def test_nothing_is_kept_in_a_folder_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert run(["index", str(DATA)]) == 2
+    assert "in a folder that cannot be written, where nothing" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from hsae_hub.cli.common import (
     size_text,
     table,
 )
-from hsae_hub.cli.loading import Model, find, measuring
+from hsae_hub.cli.loading import Model, find, is_shipped, measuring
 from hsae_hub.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +77,13 @@ def index(
     found = find(ref, hub, output)
     folder = out or found.own
     if folder is None:
-        place = "in the cache" if found.revision is not None else "inside this package"
+        place = (
+            "in the cache"
+            if found.revision is not None
+            else "inside this package"
+            if is_shipped(found.folder)
+            else "in a folder that cannot be written"
+        )
         raise UsageError(
             f"{ref} is {place}, where nothing is written beside it",
             fix="give --out DIR; later --index DIR",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -37,8 +38,9 @@ class Found(NamedTuple):
 
     @property
     def own(self) -> Path | None:
-        """Where what is found out about it may be kept; None for what was pulled or came with this package."""
-        return None if self.revision is not None or is_shipped(self.folder) else self.folder
+        """Where what is found out about it may be kept; None if it was pulled, is shipped or read-only."""
+        others = self.revision is not None or is_shipped(self.folder)
+        return None if others or not os.access(self.folder, os.W_OK) else self.folder
 
 
 _LAZY_BYTES = 1 << 28
