@@ -226,7 +226,9 @@ def test_latents_are_named_by_parent_and_child() -> None:
 
 @pytest.mark.parametrize("name", ["16", "4/0", "0/3", "-1", "a", "", "1/", "1/2/3", "²"])
 def test_a_latent_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(NotFoundError, match="no latent"):
+    with pytest.raises(
+        NotFoundError, match=r"no latent .* parents 0 to 3, of each children 0 to 2"
+    ):
         TreeShape(4, 3).index_of(name)
 
 

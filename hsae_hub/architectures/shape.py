@@ -44,16 +44,15 @@ class TreeShape(NamedTuple):
             NotFoundError: there is no such latent.
         """
         parent, slash, child = str(name).strip().partition("/")
-        flat = f"0 to {self.d_sae - 1}"
         if parent.isdecimal() and not slash and int(parent) < self.d_sae:
             return int(parent)
         if parent.isdecimal() and child.isdecimal():
             if int(parent) < self.n_parents and int(child) < self.n_children:
                 return self.child(int(parent), int(child))
-            flat = f"parents 0 to {self.n_parents - 1}, children 0 to {self.n_children - 1}"
-        raise NotFoundError(
-            f"no latent {name!r} in this SAE; it has {flat}",
-            fix="write a parent as 4121 and its child as 4121/3"
-            if self.n_children
-            else "write a latent as 4121",
-        )
+        known, fix = f"latents 0 to {self.d_sae - 1}", "write a latent as 4121"
+        if self.n_children:
+            known = (
+                f"parents 0 to {self.n_parents - 1}, of each children 0 to {self.n_children - 1}"
+            )
+            fix = "write a parent as 4121 and its child as 4121/3"
+        raise NotFoundError(f"no latent {name!r} in this SAE; it has {known}", fix=fix)
