@@ -6,10 +6,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 
 import hsae_hub
-from hsae_hub.cli.main import app
+from hsae_hub.cli.contents import load
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "serve" / "README.md"]
@@ -35,7 +34,8 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", commands())
 def test_a_command_takes_what_is_typed(line: str) -> None:
-    command, words = typer.main.get_command(app), shlex.split(line, comments=True)
+    name, *words = shlex.split(line, comments=True)
+    command = load(name)
     while hasattr(command, "commands"):
         name, *words = words
         command = command.commands[name]
