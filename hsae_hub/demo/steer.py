@@ -64,7 +64,7 @@ class SteerTab:
         self.desk = desk
         with gr.Row():
             self.prompt = gr.Textbox(
-                "One morning in the hills,",
+                "She was born in London",
                 label="Prompt",
                 lines=2,
                 max_length=TEXT_LIMIT,
