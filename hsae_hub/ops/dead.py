@@ -13,10 +13,6 @@ from hsae_hub.ops import collective
 from hsae_hub.ops.factored import gradient, taker_for
 from hsae_hub.ops.kernels.uses import BlockGradient
 from hsae_hub.ops.products import multiply, precision_of_products
-from hsae_hub.ops.sparse import weighted_rows
-
-_DENSE = 4
-"""Up to so many times the latents that a token revives, a product with all dead ones is quicker than sums of rows."""
 
 
 @torch.no_grad()
@@ -56,17 +52,17 @@ def revival_loss(
         return error.new_zeros(())
     of_dead = pre[:, dead]
     values, places = of_dead.topk(k_aux, sorted=False)
-    if len(dead) <= _DENSE * k_aux:
-        acts = torch.zeros_like(of_dead).scatter_(-1, places, values.relu())
-        revived = _WholeRows.apply(acts, dead, W_dec)  # type: ignore[no-untyped-call]
-    else:
-        revived = weighted_rows(values.relu(), dead[places], W_dec)
+    acts = torch.zeros_like(of_dead).scatter_(-1, places, values.relu())
+    revived = _WholeRows.apply(acts, dead, W_dec)  # type: ignore[no-untyped-call]
     loss: Tensor = (error - revived).square().sum(-1).mean()
     return loss
 
 
 class _WholeRows(torch.autograd.Function):
-    """`acts W_dec[rows]`; the gradient of those rows is handed over as that of one use each."""
+    """`acts W_dec[rows]`; the gradient of those rows is handed over as that of one use each.
+
+    A token revives so many latents that the product with all dead ones is quicker than a sum of rows for each token.
+    """
 
     @staticmethod
     def forward(ctx: Any, acts: Tensor, rows: Tensor, W_dec: Tensor) -> Tensor:
