@@ -89,9 +89,11 @@ def _is_for_onednn(x: Tensor, W: Tensor) -> bool:
     """The operator is what compiled modules run; no public name reaches it.
 
     It copies an `x` that does not lie row by row, but of a part of a larger `W` it takes the product number by number.
+    torch.compile takes products in its own way, and fails at the operator.
     """
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
         and x.dtype == W.dtype == torch.float32
         and len(x) >= _ROWS
         and x.numel() * W.shape[1] >= _WORTH

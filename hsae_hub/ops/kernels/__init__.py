@@ -122,6 +122,8 @@ def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Kerne
     tensors = operands if table is None else (*operands, table)
     if not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
         return _PLAIN  # a fake one, or a part of one
+    if torch.compiler.is_compiling():
+        return _PLAIN  # what torch.compile can follow
     if operands[0].is_cuda:
         return _cuda() or _PLAIN
     lies_well = table is None or table.is_contiguous()
@@ -132,7 +134,7 @@ def pick(products: int, *operands: Tensor, table: Tensor | None = None) -> Kerne
 
 def compiles() -> bool:
     """Whether the compiled kernels for a CPU are here; numba may be without them, where only an SAE's code is."""
-    return _fast() is not None
+    return not torch.compiler.is_compiling() and _fast() is not None
 
 
 def has_numba() -> bool:
