@@ -14,9 +14,9 @@ import pytest
 from stores import LINES, content, make
 
 from hsae_hub.activations import harvesting
-from hsae_hub.activations import stream as stream_file
 from hsae_hub.activations.buckets import Buckets
 from hsae_hub.errors import ConflictError, CorruptError, InterruptedRun, MisfitError, UsageError
+from hsae_hub.models import language_model
 
 pytest_plugins = ["store_fixtures"]
 pytestmark = pytest.mark.usefixtures("quick")
@@ -99,7 +99,7 @@ def small(folder, *, sample=40, **options):
 @pytest.fixture
 def embeddings(tiny_lm, monkeypatch):
     """Rows that cost nothing and follow from the tokens; nor is the vocabulary hashed again and again."""
-    monkeypatch.setattr(stream_file, "tokenizer_sha256", lambda tokenizer: "0" * 64)
+    monkeypatch.setattr(language_model, "tokenizer_sha256", lambda tokenizer: "0" * 64)
     table = tiny_lm.hf.get_input_embeddings().weight
     monkeypatch.setattr(harvesting, "read_batch", lambda lm, _, batch: table[batch.ids[batch.kept]])
 

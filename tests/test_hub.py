@@ -136,7 +136,7 @@ def test_a_tag_stays_where_it_is(world: World, tmp_path: Path) -> None:
     assert fresh.pull(f"{REPO}@v1").commit == first.commit
     assert fresh.pull(REPO).commit == second.commit
     assert fresh.pull(f"{REPO}@{first.commit}").up_to_date
-    x = torch.randn(3, 16)
+    x = torch.randn(9, 16)  # few would be summed in another order by an SAE that does not learn
     assert torch.equal(load(f"{REPO}@v1", hub=fresh)(x).sae_out, old(x).sae_out)
     with pytest.raises(ConflictError):
         world.hub().place().tag(REPO, "v1", str(second.commit))
